@@ -1,0 +1,2 @@
+// Package agent: one running agent; it owns every loop.
+package agent

@@ -1,0 +1,2 @@
+// Package job: what BK-CI asks this machine to run: builds in a worker, pipeline scripts.
+package job

@@ -1,0 +1,2 @@
+// Package metrics: measurements of this host.
+package metrics

@@ -1,0 +1,52 @@
+package wire
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// HTTPOptions shape an HTTP client for the gateway.
+type HTTPOptions struct {
+	Roots *x509.CertPool                        // nil means the system's
+	Proxy func(*http.Request) (*url.URL, error) // nil means none
+}
+
+// NewHTTPClient makes a client that keeps one connection alive, speaks TLS 1.2 or newer, takes gzip, and does not
+// carry the secret to another host on a redirect. It sets no time limit: Client does, for each call.
+func NewHTTPClient(o HTTPOptions) *http.Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                  o.Proxy,
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    10 * time.Second,
+			ForceAttemptHTTP2:      true,
+			MaxIdleConns:           4,
+			MaxIdleConnsPerHost:    2,
+			IdleConnTimeout:        2 * time.Minute,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		CheckRedirect: sameHost,
+	}
+}
+
+// sameHost allows a redirect only where the secret may go: the same host, and never from https down to http.
+func sameHost(req *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	switch {
+	case len(via) >= 5:
+		return errors.New("more than five redirects")
+	case req.URL.Hostname() != first.Hostname():
+		return fmt.Errorf("redirect to another host, %s; set landun.gateway to it if it is the right one", req.URL.Host)
+	case first.Scheme == "https" && req.URL.Scheme != "https":
+		return errors.New("redirect from https to http")
+	}
+	return nil
+}

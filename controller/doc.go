@@ -1,0 +1,2 @@
+// Package controller: BK-CI for one machine: the other end of the wire on SQLite, with a web page; in memory for tests.
+package controller
