@@ -1,0 +1,75 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// Exit codes that keepers read (protocol §3.2).
+const (
+	ExitOK       = 0  // done, or another process already has the role
+	ExitFailed   = 1  // start it again
+	ExitStayDown = 88 // do not start it again: the agent was removed
+)
+
+// ErrRunning: another process holds the role's lock. Its exit code is 0 (protocol §2.4), so that a keeper that
+// counts failures does not count this one.
+var ErrRunning = errors.New("already running")
+
+// ErrRemoved: BK-CI deleted this agent. Its exit code, 88, tells every keeper to leave it stopped.
+var ErrRemoved = errors.New("this agent was removed in BK-CI")
+
+// Installation is one agent on one machine: its home directory with the layout of protocol §2.1.
+type Installation struct {
+	Home string // absolute
+}
+
+// Open returns the installation in a directory, which must exist.
+func Open(home string) (*Installation, error) {
+	abs, err := filepath.Abs(home)
+	if err != nil {
+		return nil, fmt.Errorf("open installation %s: %w", home, err)
+	}
+	info, err := os.Stat(abs)
+	if err != nil {
+		return nil, fmt.Errorf("open installation: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("open installation: %s is not a directory", abs)
+	}
+	return &Installation{Home: abs}, nil
+}
+
+// Path joins names to the home directory.
+func (i *Installation) Path(names ...string) string {
+	return filepath.Join(append([]string{i.Home}, names...)...)
+}
+
+// HomeOf finds the home of a running program: the directory it was called in, or the one it really lies in,
+// whichever holds .agent.properties; the real one when neither does (protocol §2.1; a call through PATH or through
+// a symbolic link works, unlike weakness W-13).
+func HomeOf(argv0 string) (string, error) {
+	real, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find my own directory: %w", err)
+	}
+	real = filepath.Dir(real)
+	if called, err := exec.LookPath(argv0); err == nil {
+		if called, err = filepath.Abs(called); err == nil && hasProperties(filepath.Dir(called)) {
+			return filepath.Dir(called), nil
+		}
+	}
+	return real, nil
+}
+
+func hasProperties(dir string) bool {
+	for _, name := range []string{".agent.properties", ".agent.properties.bak"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}

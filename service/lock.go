@@ -1,0 +1,119 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Role is a process that exists once in an installation. Its lock and pid file bear its name (protocol §2.4).
+type Role string
+
+// The roles of protocol §2.4.
+const (
+	RoleAgent     Role = "agent"
+	RoleDaemon    Role = "daemon"
+	RoleUpgrade   Role = "upgrade"
+	RoleInstaller Role = "installer"
+)
+
+// totalLockWait is how long a start waits for total-lock: an upgrader holds it while it swaps programs, which takes
+// seconds; longer means that something hangs, and the keeper's next try is better than waiting for ever (W-36).
+const totalLockWait = time.Minute
+
+// lockPoll is the distance of tries for a lock that somebody else holds.
+const lockPoll = 20 * time.Millisecond
+
+// Lock is a role held until the process ends or Release is called.
+type Lock struct{ file *flock.Flock }
+
+// Release gives the role up. The pid file stays, as the original's does (protocol §2.1).
+func (l *Lock) Release() error { return l.file.Unlock() }
+
+// Hold takes a role: the role's lock, then, under total-lock, its pid file (protocol §2.4). The error is ErrRunning
+// when another process has the role.
+func (i *Installation) Hold(ctx context.Context, role Role) (*Lock, error) {
+	dir := i.Path("runtime")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("take role %s: %w", role, err)
+	}
+	if kind, remote := networkFS(dir); remote {
+		return nil, &NetworkFSError{Dir: dir, Kind: kind}
+	}
+	own := newLock(filepath.Join(dir, string(role)+".lock"))
+	got, err := own.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("take role %s: lock %s: %w", role, own.Path(), err)
+	}
+	if !got {
+		return nil, fmt.Errorf("role %s in %s: %w", role, i.Home, ErrRunning)
+	}
+	if err := i.writePID(ctx, role); err != nil {
+		return nil, errors.Join(fmt.Errorf("take role %s: %w", role, err), own.Unlock())
+	}
+	return &Lock{file: own}, nil
+}
+
+func (i *Installation) writePID(ctx context.Context, role Role) error {
+	total, err := i.HoldTotal(ctx, totalLockWait)
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(i.Path("runtime", string(role)+".pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+	return errors.Join(err, total.Release())
+}
+
+// HoldTotal takes the short lock around pid files and swaps, waiting at most limit for another holder.
+func (i *Installation) HoldTotal(ctx context.Context, limit time.Duration) (*Lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	total := newLock(i.Path("runtime", "total-lock.lock"))
+	if got, err := total.TryLockContext(ctx, lockPoll); !got {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, &BusyError{Path: total.Path(), Waited: limit}
+		}
+		return nil, fmt.Errorf("lock %s: %w", total.Path(), err)
+	}
+	return &Lock{file: total}, nil
+}
+
+// newLock opens lock files 0600: a lock that others could open is a lock that others could hold.
+func newLock(path string) *flock.Flock { return flock.New(path, flock.SetPermissions(0o600)) }
+
+// BusyError: total-lock did not become free in time.
+type BusyError struct {
+	Path   string
+	Waited time.Duration
+}
+
+// Error names the lock.
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("lock %s: held by another process for more than %v", e.Path, e.Waited)
+}
+
+// Hint names the usual holder.
+func (e *BusyError) Hint() string {
+	return "an upgrader or installer is at work or hangs; see logs/devopsUpgrader.log and runtime/upgrade.pid"
+}
+
+// NetworkFSError: locks on this file system cannot be trusted to hold between processes.
+type NetworkFSError struct {
+	Dir  string
+	Kind string // "nfs", "smb", …
+}
+
+// Error names the directory and its file system.
+func (e *NetworkFSError) Error() string {
+	return fmt.Sprintf("lock directory %s is on a network file system (%s), where locks cannot be trusted", e.Dir, e.Kind)
+}
+
+// Hint says where the installation can live instead.
+func (e *NetworkFSError) Hint() string {
+	return "install the agent on a local disk; only the workspace of a build may be on a network file system"
+}
