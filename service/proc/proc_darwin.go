@@ -1,0 +1,58 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// zombieState is SZOMB of sys/proc.h.
+const zombieState = 5
+
+func lookupUser(name string) (*user.User, []string, error) { return localUser(name) }
+
+func lookup(pid int) (process, bool) {
+	info, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
+	if err != nil || int(info.Proc.P_pid) != pid {
+		return process{}, false
+	}
+	return fromKinfo(info), true
+}
+
+func list() ([]process, error) {
+	infos, err := unix.SysctlKinfoProcSlice("kern.proc.all")
+	if err != nil {
+		return nil, err
+	}
+	all := make([]process, 0, len(infos))
+	for i := range infos {
+		all = append(all, fromKinfo(&infos[i]))
+	}
+	return all, nil
+}
+
+func fromKinfo(info *unix.KinfoProc) process {
+	t := info.Proc.P_starttime
+	at := uint64(t.Sec)*1_000_000 + uint64(t.Usec)
+	return process{
+		pid: int(info.Proc.P_pid), ppid: int(info.Eproc.Ppid), group: int(info.Eproc.Pgid),
+		at: at, started: strconv.FormatUint(at, 10), zombie: info.Proc.P_stat == zombieState,
+	}
+}
+
+func environ(pid int) (map[string]string, error) {
+	raw, err := unix.SysctlRaw("kern.procargs2", pid)
+	if err != nil {
+		return nil, err
+	}
+	env, ok := parseProcArgs(raw)
+	if !ok {
+		return nil, errors.New("unexpected answer of kern.procargs2")
+	}
+	return env, nil
+}
+
+func waitFor(ctx context.Context, pid int, started string) error { return poll(ctx, pid, started) }
