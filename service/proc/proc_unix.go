@@ -61,11 +61,11 @@ func prepare(cmd *exec.Cmd, c Command) error {
 
 func (p *Process) start(cmd *exec.Cmd, umask int) error {
 	umaskLock.Lock()
+	defer umaskLock.Unlock() // deferred first: it comes after the umask is back
 	if umask > 0 {
 		old := unix.Umask(umask)
 		defer unix.Umask(old)
 	}
-	defer umaskLock.Unlock()
 	if err := cmd.Start(); err != nil {
 		return err
 	}
