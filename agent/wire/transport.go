@@ -15,12 +15,16 @@ import (
 type HTTPOptions struct {
 	Roots *x509.CertPool                        // nil means the system's
 	Proxy func(*http.Request) (*url.URL, error) // nil means none
+	Dial  time.Duration                         // time limit of a connect; 0 means 10 s
 }
 
 // NewHTTPClient makes a client that keeps one connection alive, speaks TLS 1.2 or newer, takes gzip, and does not
 // carry the secret to another host on a redirect. It sets no time limit: Client does, for each call.
 func NewHTTPClient(o HTTPOptions) *http.Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	if o.Dial <= 0 {
+		o.Dial = 10 * time.Second
+	}
+	dialer := &net.Dialer{Timeout: o.Dial, KeepAlive: 15 * time.Second}
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  o.Proxy,
