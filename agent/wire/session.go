@@ -166,17 +166,20 @@ func (s *Session) query(retry, executeCount int) url.Values {
 	return url.Values{"retryCount": {strconv.Itoa(retry)}, "executeCount": {strconv.Itoa(executeCount)}, "buildId": {s.Build}}
 }
 
+// sessionPart forgives members of a wrong type, which are left empty: a task with a spoilt parameter fails by itself
+// and does not cost the session.
 func sessionPart[T any](s *Session, ctx context.Context, op, method, path string, retry int) (*T, error) {
 	answer, err := s.do(ctx, Call{Op: op, Method: method, Path: path, Query: s.query(retry, 1)})
 	if err != nil {
 		return nil, err
 	}
-	v, err := decodePart[T](op, answer.Data)
-	if err == nil && v == nil {
-		err = errors.New("no data in it")
-	}
-	if err != nil {
+	var v T
+	ok, err := Part(op, answer.Data, &v)
+	if !ok {
+		if err == nil {
+			err = errors.New("no data in it")
+		}
 		return nil, &BodyError{Op: op, Type: "application/json", Err: err}
 	}
-	return v, nil
+	return &v, nil
 }

@@ -150,13 +150,17 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // hear), and after grace kills what is left: the group or Job Object, and every descendant it can find, also one
 // in a group of its own. It returns when all of them are gone, or with an error naming how many would not go.
 // A descendant that both left the group and was orphaned is found only by KillByEnv.
-func (p *Process) Kill(grace time.Duration) error {
-	victims := map[int]string{}
+func (p *Process) Kill(grace time.Duration) error { return p.KillSparing(grace, nil) }
+
+// KillSparing is Kill, but leaves alone every descendant for whose environment spare says so, and what that one
+// started. The process itself is never spared.
+func (p *Process) KillSparing(grace time.Duration, spare func(env map[string]string) bool) error {
+	victims := &tree{spare: spare, of: map[int]string{}, spared: map[int]string{}}
 	if left, err := p.members(victims); err != nil || left == 0 {
 		return err
 	}
 	if grace > 0 {
-		p.terminate(victims)
+		p.terminate(victims.of)
 		if p.gone(victims, grace) {
 			return nil
 		}
@@ -176,7 +180,7 @@ func (p *Process) Kill(grace time.Duration) error {
 }
 
 // gone reports whether everything has ended before limit is over.
-func (p *Process) gone(victims map[int]string, limit time.Duration) bool {
+func (p *Process) gone(victims *tree, limit time.Duration) bool {
 	deadline := time.Now().Add(limit)
 	for wait := 5 * time.Millisecond; time.Now().Before(deadline); wait = min(2*wait, 100*time.Millisecond) {
 		<-time.After(min(wait, time.Until(deadline)))
@@ -187,9 +191,30 @@ func (p *Process) gone(victims map[int]string, limit time.Duration) bool {
 	return false
 }
 
+// tree is what is to be killed: pid and start time of each.
+type tree struct {
+	spare      func(env map[string]string) bool // may be nil
+	of, spared map[int]string
+}
+
+// take lets a process join, unless it is to be spared; it reports whether it is new.
+func (t *tree) take(it process) bool {
+	if t.of[it.pid] == it.started || t.spared[it.pid] == it.started || it.pid == os.Getpid() {
+		return false
+	}
+	if t.spare != nil {
+		if env, err := environ(it.pid); err == nil && t.spare(env) {
+			t.spared[it.pid] = it.started
+			return false
+		}
+	}
+	t.of[it.pid] = it.started
+	return true
+}
+
 // members brings victims up to date: those that ended leave, and everything now in the group, in the job or below
 // one of them joins. It returns how many there are.
-func (p *Process) members(victims map[int]string) (int, error) {
+func (p *Process) members(victims *tree) (int, error) {
 	all, err := list()
 	if err != nil {
 		return 0, fmt.Errorf("list processes: %w", err)
@@ -200,31 +225,30 @@ func (p *Process) members(victims map[int]string) (int, error) {
 			now[it.pid] = it
 		}
 	}
-	for pid, started := range victims {
+	for pid, started := range victims.of {
 		if now[pid].started != started {
-			delete(victims, pid)
+			delete(victims.of, pid)
 		}
 	}
 	if it, ok := now[p.pid]; ok && it.started == p.started {
-		victims[p.pid] = it.started
+		victims.of[p.pid] = it.started
 	}
 	if p.group {
-		for pid, it := range now {
-			if pid != os.Getpid() && p.owns(it) {
-				victims[pid] = it.started
+		for _, it := range now {
+			if p.owns(it) {
+				victims.take(it)
 			}
 		}
 	}
 	for grown := true; grown; {
 		grown = false
-		for pid, it := range now {
-			_, child := victims[it.ppid]
-			if _, known := victims[pid]; child && !known && pid != os.Getpid() && notBefore(it, now[it.ppid]) {
-				victims[pid], grown = it.started, true
+		for _, it := range now {
+			if _, child := victims.of[it.ppid]; child && notBefore(it, now[it.ppid]) && victims.take(it) {
+				grown = true
 			}
 		}
 	}
-	return len(victims), nil
+	return len(victims.of), nil
 }
 
 // process is one line of the process table.

@@ -50,6 +50,10 @@ func play(role string) int {
 		fmt.Println("ready", os.Getpid())
 	case "parent": // starts a child that plays the rest, and sleeps
 		_, _ = spawn(rest)
+	case "both": // starts one child that asks to be spared and one that does not, and sleeps
+		_, _ = spawn("sleep")
+		_ = os.Setenv("PROC_TEST_SPARE", "yes")
+		_, _ = spawn("sleep")
 	case "leave": // starts a child that plays the rest, and ends
 		_, _ = spawn(rest)
 		return 0
@@ -104,6 +108,30 @@ func announced(t *testing.T, n int, c Command) (*Process, []int) {
 		t.Fatalf("only %d of %d processes announced themselves: %v", len(pids), n, lines.Err())
 	}
 	return p, pids
+}
+
+func TestKillSparesWhatAsksForIt(t *testing.T) {
+	p, pids := announced(t, 2, child("both", "PROC_TEST_SPARE=no"))
+	spare := func(env map[string]string) bool { return env["PROC_TEST_SPARE"] == "yes" }
+	if err := p.KillSparing(0, spare); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, p.Pid())
+	kept := 0
+	for _, pid := range pids {
+		if running(pid) {
+			kept++
+		}
+	}
+	if kept != 1 {
+		t.Errorf("%d of two children were kept, want the one that asked", kept)
+	}
+	if err := p.Kill(0); err != nil { // without mercy now
+		t.Error(err)
+	}
+	for _, pid := range pids {
+		gone(t, pid)
+	}
 }
 
 func running(pid int) bool {

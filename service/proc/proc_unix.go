@@ -102,7 +102,7 @@ func (p *Process) owns(it process) bool {
 }
 
 func (p *Process) terminate(victims map[int]string) { signalAll(victims, unix.SIGTERM) }
-func (p *Process) destroy(victims map[int]string)   { signalAll(victims, unix.SIGKILL) }
+func (p *Process) destroy(victims *tree)            { signalAll(victims.of, unix.SIGKILL) }
 
 // signalAll signals each one by itself and not the group: every victim has just been seen with its start time.
 // A stopped process does not hear SIGTERM until it is continued.

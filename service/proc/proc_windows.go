@@ -124,11 +124,11 @@ func (p *Process) terminate(map[int]string) {
 	_ = win.GenerateConsoleCtrlEvent(win.CTRL_BREAK_EVENT, uint32(p.pid)) // a service has no console: then the grace just passes
 }
 
-func (p *Process) destroy(victims map[int]string) {
-	if p.job.h != nil {
+func (p *Process) destroy(victims *tree) {
+	if p.job.h != nil && victims.spare == nil {
 		_ = win.TerminateJobObject(*p.job.h, 1)
 	}
-	for pid, started := range victims {
+	for pid, started := range victims.of {
 		killExact(process{pid: pid, started: started})
 	}
 }
