@@ -21,6 +21,19 @@ const maxAnswer = 8 << 20
 // maxRetryAfter bounds what a server may ask for in Retry-After.
 const maxRetryAfter = 5 * time.Minute
 
+// Probe is a wait so short that it fits into the time limit of an ordinary call: it finds out whether a server
+// knows "Prefer: wait" without being kept hanging by one that does not.
+const Probe = time.Second
+
+// TimeoutError: the server did not answer completely in time.
+type TimeoutError struct{ Limit time.Duration }
+
+// Error names the limit.
+func (e *TimeoutError) Error() string { return fmt.Sprintf("no complete answer within %v", e.Limit) }
+
+// Timeout reports true, as net.Error has it.
+func (e *TimeoutError) Timeout() bool { return true }
+
 // Client makes the calls of one identity to one gateway. It is a plain value: change the gateway by making
 // another one over the same HTTP client.
 type Client struct {
@@ -63,7 +76,7 @@ type Call struct {
 	Query   url.Values    // may be nil
 	Body    any           // marshalled for POST and PUT; json.RawMessage is sent as it is; nil sends an empty body
 	Header  http.Header   // on top of the identity's
-	Wait    time.Duration // > 0 sends "Prefer: wait=N" (RFC 7240) and lengthens the time limit by as much
+	Wait    time.Duration // > 0 sends "Prefer: wait=N" (RFC 7240); more than Probe lengthens the time limit by as much
 	Timeout time.Duration // instead of Client.Timeout when > 0
 }
 
@@ -74,9 +87,12 @@ func (c *Client) Do(ctx context.Context, call Call) (Answer, error) {
 	if call.Timeout > 0 {
 		limit = call.Timeout
 	}
+	if call.Wait > Probe {
+		limit += call.Wait
+	}
 	if limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit+call.Wait, fmt.Errorf("no complete answer within %v", limit+call.Wait))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &TimeoutError{Limit: limit})
 		defer cancel()
 	}
 	req, err := c.request(ctx, call)
@@ -184,4 +200,25 @@ func waited(h http.Header) bool {
 		}
 	}
 	return false
+}
+
+// Upload posts a body that is not JSON of the protocol's envelope and expects any 2xx (protocol §1.6.13).
+func (c *Client) Upload(ctx context.Context, path, contentType string, body []byte) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*c.Timeout, &TimeoutError{Limit: 2 * c.Timeout})
+	defer cancel()
+	req, err := c.request(ctx, Call{Method: http.MethodPost, Path: path, Body: json.RawMessage(body)})
+	if err != nil {
+		return fmt.Errorf("upload measurements: %w", err)
+	}
+	req.Header.Set("Content-Type", contentType)
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		return fmt.Errorf("upload measurements: %w", transportError(ctx, err))
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return &StatusError{Op: "upload measurements", HTTP: resp.StatusCode, RetryAfter: retryAfter(resp.Header)}
+	}
+	return nil
 }

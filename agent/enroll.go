@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"archive/zip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
+)
+
+// Enrolment turns a home directory without identity into one that has an agent record on the server, by the recipe
+// of protocol §5.5. Doing it again changes nothing.
+type Enrolment struct {
+	Home    string
+	Gateway string
+	Token   wire.Secret // batch install token, protocol §5.3
+	Zone    string      // "" for the server's default
+	GOOS    string
+	GOARCH  string
+	HTTP    *http.Client
+	Log     *slog.Logger
+}
+
+// Limits of what an enrolment downloads.
+const (
+	maxScript     = 1 << 20
+	maxPackage    = 2 << 30 // a package may hold two JDKs
+	maxProperties = 1 << 20
+	enrolLimit    = 30 * time.Minute
+)
+
+// enrolmentFile remembers the record that the server made, until its package is here: a second try must not make a
+// second record (protocol §5.5, step 5).
+const enrolmentFile = ".enrolment"
+
+// Run enrols, and reports the agent's id and whether anything was done. A home that has an identity is left alone.
+func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, enrolLimit)
+	defer cancel()
+	if id := e.present(); id != "" {
+		return id, false, nil
+	}
+	if err := wire.CheckGateway(e.Gateway); err != nil {
+		return "", false, fmt.Errorf("enrol: %w", err)
+	}
+	link, err := e.link(ctx)
+	if err != nil {
+		return "", false, fmt.Errorf("enrol at %s: %w", e.Gateway, err)
+	}
+	properties, cert, err := e.fetch(ctx, link)
+	if err != nil {
+		return "", false, fmt.Errorf("enrol at %s: fetch package of agent %s: %w", e.Gateway, link.agent, err)
+	}
+	if len(cert) > 0 {
+		if err := swap.WriteFile(filepath.Join(e.Home, ".cert"), cert, 0o600); err != nil {
+			return "", false, fmt.Errorf("enrol: %w", err)
+		}
+	}
+	path := filepath.Join(e.Home, config.PropertiesFile)
+	if err := swap.WriteFile(path, properties, 0o600); err != nil {
+		return "", false, fmt.Errorf("enrol: %w", err)
+	}
+	if got := e.present(); got != link.agent {
+		return "", false, fmt.Errorf("enrol: the package of agent %s holds the identity of %q", link.agent, got)
+	}
+	if err := os.Remove(filepath.Join(e.Home, enrolmentFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		e.Log.Warn("Note of a finished enrolment not removed", "err", err)
+	}
+	return link.agent, true, nil
+}
+
+// present is the id of the agent that this home already is, "" when it is none.
+func (e Enrolment) present() string {
+	store, err := config.Open(e.Home, &config.Config{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return ""
+	}
+	return store.Settings().Identity.Agent
+}
+
+// link is where the package of a fresh record is.
+type link struct{ agent, project, address string }
+
+var (
+	scriptAgent   = regexp.MustCompile(`(?m)^\s*(?:set\s+)?"?(?:agent_id|AGENT_ID)\s*=\s*['"]?([A-Za-z0-9_-]{1,64})['"]?\s*$`)
+	scriptProject = regexp.MustCompile(`(?m)^\s*(?:set\s+)?"?(?:project_id|projectId|PROJECT_ID)\s*=\s*['"]?([A-Za-z0-9_.-]{1,128})['"]?\s*$`)
+	scriptAddress = regexp.MustCompile(`https?://[^\s'"]+/api/external/thirdPartyAgent/([A-Za-z0-9_-]{1,64})/agent(?:\?[^\s'"]*)?`)
+)
+
+// link makes a record on the server, or finds the one that an earlier try made.
+func (e Enrolment) link(ctx context.Context) (link, error) {
+	note := filepath.Join(e.Home, enrolmentFile)
+	if data, err := os.ReadFile(note); err == nil {
+		if parts := strings.SplitN(strings.TrimSpace(string(data)), "\n", 3); len(parts) == 3 {
+			return link{parts[0], parts[1], parts[2]}, nil
+		}
+	}
+	query := url.Values{}
+	if e.Zone != "" {
+		query.Set("zoneName", e.Zone)
+	}
+	address := wire.BaseURL(e.Gateway) + wire.PathExternal + "/" + serverOS(e.GOOS) + "/batchInstall"
+	if len(query) > 0 {
+		address += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return link{}, err
+	}
+	req.Header.Set(wire.HeaderInstallToken, string(e.Token))
+	resp, err := e.HTTP.Do(req)
+	if err != nil {
+		return link{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	script, err := io.ReadAll(io.LimitReader(resp.Body, maxScript))
+	if err != nil {
+		return link{}, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return link{}, &tokenError{code: resp.StatusCode}
+	}
+	found, err := readScript(string(script))
+	if err != nil {
+		return link{}, err
+	}
+	err = swap.WriteFile(note, []byte(found.agent+"\n"+found.project+"\n"+found.address+"\n"), 0o600)
+	return found, err
+}
+
+// readScript finds the identity and the package address in an install script (protocol §5.3).
+func readScript(script string) (link, error) {
+	var found link
+	if m := scriptAddress.FindStringSubmatch(script); m != nil {
+		found.address, found.agent = m[0], m[1]
+	}
+	if m := scriptAgent.FindStringSubmatch(script); m != nil {
+		found.agent = m[1]
+	}
+	if m := scriptProject.FindStringSubmatch(script); m != nil {
+		found.project = m[1]
+	}
+	if found.agent == "" || found.address == "" {
+		return link{}, errors.New("the server's install script holds no agent id or no package address")
+	}
+	return found, nil
+}
+
+// fetch downloads the package and takes the two files out of it that are the identity. Programs come from our own
+// package, not from there.
+func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, err error) {
+	address, err := url.Parse(l.address)
+	if err != nil {
+		return nil, nil, err
+	}
+	if base, _ := url.Parse(wire.BaseURL(e.Gateway)); base == nil || base.Scheme == "https" && address.Scheme != "https" {
+		return nil, nil, errors.New("the server wants the package fetched over http after https")
+	}
+	query := address.Query()
+	query.Del("arch") // the script has a shell variable there
+	if arch := serverArch(e.GOARCH); arch != "" {
+		query.Set("arch", arch)
+	}
+	address.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set(wire.HeaderProject, l.project)
+	resp, err := e.HTTP.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("server answered HTTP %d", resp.StatusCode)
+	}
+	file, err := os.CreateTemp(e.Home, ".agent-package-*")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close(), os.Remove(file.Name())) }()
+	size, err := io.Copy(file, io.LimitReader(resp.Body, maxPackage+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if size > maxPackage {
+		return nil, nil, fmt.Errorf("longer than %d bytes", int64(maxPackage))
+	}
+	return readPackage(file, size)
+}
+
+// readPackage takes .agent.properties and .cert out of an agent package (protocol §5.4).
+func readPackage(file io.ReaderAt, size int64) (properties, cert []byte, err error) {
+	archive, err := zip.NewReader(file, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, entry := range archive.File {
+		switch entry.Name {
+		case config.PropertiesFile:
+			properties, err = readEntry(entry)
+		case ".cert":
+			cert, err = readEntry(entry)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", entry.Name, err)
+		}
+	}
+	if len(properties) == 0 {
+		return nil, nil, fmt.Errorf("no %s in it", config.PropertiesFile)
+	}
+	return properties, cert, nil
+}
+
+func readEntry(entry *zip.File) ([]byte, error) {
+	r, err := entry.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	data, err := io.ReadAll(io.LimitReader(r, maxProperties+1))
+	if err == nil && len(data) > maxProperties {
+		err = fmt.Errorf("longer than %d bytes", maxProperties)
+	}
+	return data, err
+}
+
+// serverOS is the server's name of an operating system (protocol §5.2).
+func serverOS(goos string) string {
+	switch goos {
+	case "darwin":
+		return "MACOS"
+	case "windows":
+		return "WINDOWS"
+	}
+	return "LINUX"
+}
+
+// serverArch is the server's name of an architecture: amd64 has none (protocol §5.4).
+func serverArch(goarch string) string {
+	switch goarch {
+	case "arm64", "mips64":
+		return goarch
+	}
+	return ""
+}
+
+// tokenError: the server did not make a record.
+type tokenError struct{ code int }
+
+// Error names the HTTP status.
+func (e *tokenError) Error() string {
+	return fmt.Sprintf("server answered HTTP %d to the install token", e.code)
+}
+
+// Hint says where a token comes from.
+func (e *tokenError) Hint() string {
+	if e.code == http.StatusBadRequest || e.code == http.StatusUnauthorized {
+		return "the token is wrong or older than three days; make a new one (devopsController enroll-token, or BK-CI's batch install page)"
+	}
+	return ""
+}

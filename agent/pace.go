@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+)
+
+// pace is the rhythm of one loop: a fixed interval while all is well, and longer, jittered pauses while it is not,
+// so that a fleet does not come back in step (weakness W-27). Never shorter than the interval, or what the server
+// asked for in Retry-After.
+type pace struct {
+	every  time.Duration
+	most   time.Duration // of a pause after errors
+	errors int           // in a row
+}
+
+// after is the pause after a round that ended with err.
+func (p *pace) after(err error) time.Duration {
+	if err == nil {
+		p.errors = 0
+		return p.every
+	}
+	p.errors++
+	limit := p.most
+	if p.errors < 6 {
+		limit = min(limit, p.every*time.Duration(1+p.errors))
+	}
+	pause := p.every
+	if limit > p.every {
+		pause += rand.N(limit - p.every)
+	}
+	var refused *wire.StatusError
+	if errors.As(err, &refused) && refused.RetryAfter > pause {
+		pause = refused.RetryAfter
+	}
+	return pause
+}
+
+// sleep waits, and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	return sleepOr(ctx, d, nil)
+}
+
+// sleepOr waits, at most until wake is closed or sent to, and reports false when ctx ended first.
+func sleepOr(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wake:
+	case <-timer.C:
+	}
+	return ctx.Err() == nil
+}
+
+// contact keeps the log readable while a server is away: one line when it goes, one when it is back, and one every
+// ten minutes between.
+type contact struct {
+	log   *slog.Logger
+	what  string    // the call that this is about
+	lost  time.Time // zero while all is well
+	told  time.Time
+	fails int
+}
+
+func (c *contact) good() {
+	if !c.lost.IsZero() && !c.told.IsZero() {
+		c.log.Info("Server answers again", "call", c.what, "after", time.Since(c.lost).Round(time.Second), "failures", c.fails)
+	}
+	c.lost, c.told, c.fails = time.Time{}, time.Time{}, 0
+}
+
+func (c *contact) bad(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return // our own end, not the server's
+	}
+	now := time.Now()
+	if c.lost.IsZero() {
+		c.lost = now
+	}
+	c.fails++
+	if now.Sub(c.told) < 10*time.Minute {
+		return
+	}
+	c.told = now
+	attrs := []any{"call", c.what, "err", err, "failures", c.fails}
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
+		attrs = append(attrs, "hint", hinter.Hint())
+	}
+	c.log.Warn("Server does not answer as it should, trying on", attrs...)
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+)
+
+// askAgainEvery is how often an agent that fell back to separate endpoints looks whether there is an ask by now.
+const askAgainEvery = 5 * time.Minute
+
+// askSoonEvery is the same while the separate endpoints do not work.
+const askSoonEvery = 15 * time.Second
+
+// errOther ends the loops of a generation that is not spoken any more.
+var errOther = errors.New("the server speaks the other generation")
+
+// split is the loops of the seed generation (protocol §1.6): one endpoint per purpose. It ends with ctx, when this
+// agent is deleted, or, without an error, when the loop other says that the server has an ask.
+func (a *Agent) split(ctx context.Context, other func(context.Context) error) error {
+	a.splits.Store(true)
+	defer a.splits.Store(false)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	loops := []func(context.Context) error{a.beats, a.builds, a.upgrades, a.pipelines, a.debugs}
+	if other != nil {
+		loops = append(loops, other)
+	}
+	var running sync.WaitGroup
+	for _, loop := range loops {
+		running.Go(func() {
+			if err := loop(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	running.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, errOther) {
+		return err
+	}
+	return nil
+}
+
+// askAgain ends with errOther when the server has an ask by now: it was upgraded, or its first answer was that of
+// a gateway in trouble. It looks every few minutes, and at once while the separate endpoints do not work either.
+func (a *Agent) askAgain(ctx context.Context) error {
+	last := time.Now()
+	for sleep(ctx, askSoonEvery) {
+		if a.beatFails.Load() == 0 && time.Since(last) < askAgainEvery {
+			continue
+		}
+		last = time.Now()
+		ask := a.ask(wire.None)
+		ask.Enable = wire.AskEnable{Build: wire.None} // it only looks: nothing must be handed out to a question
+		ask.Upgrade = nil
+		if _, err := a.client().Ask(ctx, ask, 0); err == nil {
+			return errOther
+		}
+	}
+	return nil
+}
+
+// beats sends a heartbeat every 10 s (protocol §1.6.3).
+func (a *Agent) beats(ctx context.Context) error {
+	var deleted deletion
+	server := contact{log: a.Log, what: "heartbeat"}
+	p := pace{every: beatEvery, most: beatEvery + 3*time.Second} // 50 s of silence count as offline
+	for {
+		beat := a.heartbeat()
+		reply, err := a.client().Beat(ctx, beat)
+		if reply != nil {
+			if beat.ErrorExitData != nil {
+				a.exitError.CompareAndSwap(beat.ErrorExitData, nil)
+			}
+			if err := deleted.said(ctx, a, reply.AgentStatus); err != nil {
+				return err
+			}
+			if deleted.times == 0 {
+				if err := a.heard(ctx, reply); err != nil {
+					return err
+				}
+			}
+		}
+		a.heardFrom(ctx, &server, err)
+		if err == nil {
+			a.beatFails.Store(0)
+		} else {
+			a.beatFails.Add(1)
+		}
+		if !sleep(ctx, p.after(err)) {
+			return nil
+		}
+	}
+}
+
+// builds asks for work every 5 s: status, capacity, claim (protocol §1.6.2, §1.6.7).
+func (a *Agent) builds(ctx context.Context) error {
+	rhythm := holding{agent: a, pace: pace{every: buildEvery, most: 3 * buildEvery}}
+	server := contact{log: a.Log, what: "claim build"}
+	pause := buildEvery
+	for {
+		freed := a.slots.Freed()
+		if !a.waits.Load() {
+			freed = nil
+		}
+		if !sleepOr(ctx, pause, freed) {
+			return nil
+		}
+		begun := time.Now()
+		parts, err := a.claim(ctx, &rhythm)
+		a.heardFrom(ctx, &server, err)
+		pause = rhythm.pause(err, &parts, begun, false)
+	}
+}
+
+// claim is one round of builds.
+func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) {
+	status, err := a.client().Status(ctx)
+	if err != nil || status != wire.ImportOK { // DELETE here removes nothing (protocol §1.6.2)
+		return wire.Parts{}, err
+	}
+	seats := a.reserve()
+	defer seats.Release()
+	if seats.Kind() == wire.None {
+		return wire.Parts{}, nil
+	}
+	build, waited, err := a.client().Claim(ctx, seats.Kind(), rhythm.wait(seats.Kind()))
+	if err == nil && build != nil {
+		a.take(ctx, *build, seats)
+	}
+	return wire.Parts{Build: build, Waited: waited}, err
+}
+
+// upgrades asks every 20 s whether the server wants other parts here (protocol §1.6.4).
+func (a *Agent) upgrades(ctx context.Context) error {
+	server := contact{log: a.Log, what: "check upgrade"}
+	p := pace{every: upgradeEvery, most: 3 * upgradeEvery}
+	var err error
+	for sleep(ctx, p.after(err)) {
+		if err = nil; !a.wantsUpgrade() {
+			continue
+		}
+		var item wire.UpgradeItem
+		if item, err = a.client().CheckUpgrade(ctx, *a.upgradeCheck()); err == nil && item.Any() {
+			a.offered(ctx, item)
+		}
+		a.heardFrom(ctx, &server, err)
+	}
+	return nil
+}
+
+// pipelines fetches scripts, where they are enabled: first after 10 s, then every 30 s (protocol §1.6.9).
+func (a *Agent) pipelines(ctx context.Context) error {
+	server := contact{log: a.Log, what: "fetch pipeline task"}
+	p := pace{every: scriptEvery, most: 3 * scriptEvery}
+	for pause := scriptFirst; sleep(ctx, pause); {
+		var err error
+		if a.Store.Settings().PipelineEnable && a.roomForScript() {
+			var task *wire.Pipeline
+			if task, err = a.client().Pipeline(ctx); task != nil {
+				a.script(ctx, *task)
+			}
+			a.heardFrom(ctx, &server, err)
+		}
+		pause = p.after(err)
+	}
+	return nil
+}
+
+// debugs fetches docker debugging sessions on machines that use docker (protocol §1.6.10).
+func (a *Agent) debugs(ctx context.Context) error {
+	server := contact{log: a.Log, what: "fetch docker debug"}
+	p := pace{every: debugEvery, most: 3 * debugEvery}
+	var err error
+	for sleep(ctx, p.after(err)) {
+		if err = nil; a.GOOS != "linux" || !a.Store.Settings().DockerEnable {
+			continue
+		}
+		var session *wire.Debug
+		if session, err = a.client().Debug(ctx); session != nil {
+			a.debug(ctx, *session)
+		}
+		a.heardFrom(ctx, &server, err)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/devops-agent/devops-agent/agent"
+	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/service"
+)
+
+func main() { os.Exit(cli.Main("devopsAgent", run)) }
+
+func run(ctx context.Context, args []string) error {
+	umask := narrowUmask()
+	root := commands(umask)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// commands are the verbs. Without one the agent runs, as the original does (protocol §3.1).
+func commands(umask int) *cobra.Command {
+	var home string
+	var stderr bool
+	root := &cobra.Command{
+		Use:   "devopsAgent",
+		Short: "Build agent for BlueKing CI",
+		Long: "devopsAgent takes builds from a BlueKing CI server and runs them on this machine.\n" +
+			"Without a command it runs as the agent of its home directory.",
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runAgent(cmd.Context(), home, false, stderr, umask)
+		},
+	}
+	root.PersistentFlags().StringVar(&home, "home", "", "home directory of the agent (default: that of the program)")
+	root.PersistentFlags().BoolVar(&stderr, "stderr", false, "log to standard error as well, also when it is no terminal")
+	root.CompletionOptions.HiddenDefaultCmd = true
+
+	full := false
+	version := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text := cli.Version()
+			if full {
+				text = cli.FullVersion()
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+	version.Flags().BoolVarP(&full, "full", "f", false, "with commit and time")
+	root.AddCommand(version, &cobra.Command{
+		Use: "fullVersion", Short: "Print version, commit and time", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), cli.FullVersion())
+			return err
+		},
+	}, &cobra.Command{
+		Use: "run", Short: "Run the agent (the default)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runAgent(cmd.Context(), home, false, stderr, umask)
+		},
+	}, &cobra.Command{
+		Use: "debug [on|off]", Short: "Run without upgrades; or switch that on or off for later starts",
+		Args: cobra.MaximumNArgs(1), ValidArgs: []string{"on", "off"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return runAgent(cmd.Context(), home, true, stderr, umask)
+			}
+			return switchDebug(home, args[0])
+		},
+	}, enrollCommand(&home))
+	return root
+}
+
+// open finds the installation of this program, or that of --home.
+func open(home string) (*service.Installation, error) {
+	if home == "" {
+		var err error
+		if home, err = service.HomeOf(os.Args[0]); err != nil {
+			return nil, err
+		}
+	}
+	return service.Open(home)
+}
+
+// runAgent is the agent's life: role, configuration, log, loops (protocol §3.3).
+func runAgent(ctx context.Context, home string, debug, stderr bool, umask int) (err error) {
+	inst, err := open(home)
+	if err != nil {
+		return err
+	}
+	if err := os.Chdir(inst.Home); err != nil {
+		return fmt.Errorf("go to the home directory: %w", err)
+	}
+	lock, err := inst.Hold(ctx, service.RoleAgent)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
+
+	cfg, err := config.LoadConfig(inst.Path("agent.toml"))
+	if err != nil {
+		return logged(inst, err)
+	}
+	if cfg.Log.Level > slog.LevelDebug && debug {
+		cfg.Log.Level = slog.LevelDebug
+	}
+	log, err := cli.OpenLog(cli.LogOptions{
+		File: inst.Path("logs", "devopsAgent.log"), Console: console(stderr), Level: cfg.Log.Level,
+		KeepDays: cfg.Log.KeepDays, KeepFiles: cfg.Log.KeepFiles, MaxSizeMB: cfg.Log.MaxSizeMB,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	err = serve(ctx, inst, cfg, log, debug, umask)
+	if err != nil {
+		log.Error("Agent ends", "err", err)
+	} else {
+		log.Info("Agent ends")
+	}
+	return err
+}
+
+// logged puts an error where an operator looks for it, beside what cli prints.
+func logged(inst *service.Installation, err error) error {
+	if log, lerr := cli.OpenLog(cli.LogOptions{File: inst.Path("logs", "devopsAgent.log")}); lerr == nil {
+		log.Error("Agent cannot start", "err", err)
+		_ = log.Close()
+	}
+	return err
+}
+
+func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, log *cli.Log, debug bool, umask int) error {
+	log.Info("Agent starts", "version", cli.Version(), "home", inst.Home, "pid", os.Getpid(), "debug", debug)
+	store, err := config.Open(inst.Home, cfg, log.Logger)
+	if err != nil {
+		return err
+	}
+	log.Hide(string(store.Settings().Identity.Secret))
+	for _, o := range store.Overrides() {
+		log.Info("Setting of agent.toml in force", "key", o.Key, "setting", o.Setting, "value", o.Effective)
+	}
+	roots, err := config.Roots(inst.Home)
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Options{
+		Installation: inst, Config: cfg, Store: store, Version: cli.Version(), Debug: debug,
+		GOOS: runtime.GOOS, GOARCH: runtime.GOARCH, Umask: umask, Roots: roots, Log: log.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	rotated := make(chan error, 1)
+	go func() { rotated <- log.RotateDaily(ctx) }()
+	err = a.Run(ctx)
+	stop()
+	return errors.Join(err, <-rotated)
+}
+
+// console is the second place of the log: standard error, when a person is there to read it or asked for it.
+func console(asked bool) io.Writer {
+	if asked {
+		return os.Stderr
+	}
+	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 && term.IsTerminal(int(f.Fd())) {
+			return os.Stderr
+		}
+	}
+	return nil
+}
+
+// switchDebug makes or removes the marker of debug mode (protocol §2.1, .debug).
+func switchDebug(home, word string) error {
+	inst, err := open(home)
+	if err != nil {
+		return err
+	}
+	marker := inst.Path(".debug")
+	switch word {
+	case "on":
+		err = os.WriteFile(marker, nil, 0o600)
+	case "off":
+		if err = os.Remove(marker); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	default:
+		return fmt.Errorf("debug %s: on or off, please", word)
+	}
+	if err != nil {
+		return fmt.Errorf("switch debug mode %s: %w", word, err)
+	}
+	return nil
+}

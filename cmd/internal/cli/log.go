@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"gopkg.in/natefinch/lumberjack.v2"
+)
+
+// LogOptions say where a program's log goes and how long it is kept.
+type LogOptions struct {
+	File      string     // path of the log; "" for none
+	MaxSizeMB int        // a file is closed at this size; 0 means 100
+	KeepDays  int        // rotated files are removed after so many days; 0 means 7 (protocol §2.3)
+	KeepFiles int        // at most so many rotated files; 0 means 7 (protocol §2.3)
+	Level     slog.Level // what is less important is not written
+	Console   io.Writer  // a second place for every line, nil for none
+}
+
+// Log is a program's log: a line a record, in the form of protocol §2.3:
+//
+//	2006-01-02 15:04:05.000|INFO|Build started build=b-1 vm_seq=1
+//
+// Close it at the end. Hide a secret before anything is logged that could repeat it.
+type Log struct {
+	*slog.Logger
+	sink  *sink
+	level *slog.LevelVar
+	file  *lumberjack.Logger
+}
+
+// OpenLog makes the log and its directory. The file itself is opened with the first line.
+func OpenLog(o LogOptions) (*Log, error) {
+	l := &Log{sink: &sink{console: o.Console}, level: &slog.LevelVar{}}
+	l.level.Set(o.Level)
+	if o.File != "" {
+		if err := os.MkdirAll(filepath.Dir(o.File), 0o700); err != nil {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
+		l.file = &lumberjack.Logger{Filename: o.File, LocalTime: true,
+			MaxSize: or(o.MaxSizeMB, 100), MaxAge: or(o.KeepDays, 7), MaxBackups: or(o.KeepFiles, 7)}
+		l.sink.file = l.file
+	}
+	l.Logger = slog.New(&lineHandler{sink: l.sink, level: l.level})
+	return l, nil
+}
+
+func or(value, otherwise int) int {
+	if value == 0 {
+		return otherwise
+	}
+	return value
+}
+
+// Hide makes the log write "(secret)" wherever a line would hold this text. Texts of fewer than four characters are
+// not secrets and are left alone.
+func (l *Log) Hide(secret string) {
+	if len(secret) < 4 {
+		return
+	}
+	l.sink.mu.Lock()
+	defer l.sink.mu.Unlock()
+	l.sink.hidden = append(l.sink.hidden, []byte(secret))
+	if quoted := strings.Trim(strconv.Quote(secret), `"`); quoted != secret {
+		l.sink.hidden = append(l.sink.hidden, []byte(quoted))
+	}
+}
+
+// SetLevel changes what is written from now on.
+func (l *Log) SetLevel(level slog.Level) { l.level.Set(level) }
+
+// RotateDaily closes the file at each local midnight and begins a new one (protocol §2.3), until ctx ends.
+func (l *Log) RotateDaily(ctx context.Context) error {
+	for l.file != nil {
+		now := time.Now()
+		midnight := time.Date(now.Year(), now.Month(), now.Day()+1, 0, 0, 0, 0, now.Location())
+		timer := time.NewTimer(midnight.Sub(now))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		if info, err := os.Stat(l.file.Filename); err == nil && info.Size() > 0 {
+			if err := l.file.Rotate(); err != nil {
+				l.Warn("Log not rotated", "err", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
+}
+
+// sink writes whole lines. A full disk costs the line, never the program.
+type sink struct {
+	mu      sync.Mutex
+	hidden  [][]byte
+	file    io.Writer
+	console io.Writer
+}
+
+func (s *sink) write(line []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, secret := range s.hidden {
+		line = bytes.ReplaceAll(line, secret, []byte("(secret)"))
+	}
+	for _, w := range []io.Writer{s.file, s.console} {
+		if w != nil {
+			_, _ = w.Write(line)
+		}
+	}
+}
+
+// lineHandler is slog in the line form of protocol §2.3.
+type lineHandler struct {
+	sink  *sink
+	level slog.Leveler
+	attrs []byte // written out, each with a blank before it
+	group string // "a.b." in front of names
+}
+
+// Enabled compares with the level in force.
+func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= h.level.Level()
+}
+
+// Handle writes one record as one line.
+func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
+	line := make([]byte, 0, 256)
+	line = r.Time.AppendFormat(line, "2006-01-02 15:04:05.000")
+	line = append(line, '|')
+	line = append(line, r.Level.String()...)
+	line = append(line, '|')
+	line = append(line, printable(r.Message)...)
+	line = append(line, h.attrs...)
+	r.Attrs(func(a slog.Attr) bool {
+		line = appendAttr(line, h.group, a)
+		return true
+	})
+	h.sink.write(append(line, '\n'))
+	return nil
+}
+
+// WithAttrs writes the attributes out once.
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	next := *h
+	next.attrs = slices.Clip(h.attrs)
+	for _, a := range attrs {
+		next.attrs = appendAttr(next.attrs, h.group, a)
+	}
+	return &next
+}
+
+// WithGroup puts the name in front of those that follow.
+func (h *lineHandler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	next := *h
+	next.group = h.group + name + "."
+	return &next
+}
+
+func appendAttr(line []byte, group string, a slog.Attr) []byte {
+	value := a.Value.Resolve()
+	if value.Kind() == slog.KindGroup {
+		if a.Key != "" {
+			group += a.Key + "."
+		}
+		for _, inner := range value.Group() {
+			line = appendAttr(line, group, inner)
+		}
+		return line
+	}
+	if a.Key == "" || value.Kind() == slog.KindAny && value.Any() == nil {
+		return line // an err=<nil> says nothing
+	}
+	text := value.String()
+	if strings.ContainsAny(text, " \t\"=|") || text == "" || printable(text) != text {
+		text = strconv.Quote(text)
+	}
+	line = append(line, ' ')
+	line = append(line, group...)
+	line = append(line, a.Key...)
+	line = append(line, '=')
+	return append(line, text...)
+}
+
+// printable keeps a record on its line and a terminal in its state, whatever a server said.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
