@@ -32,14 +32,14 @@ func OSVersion() string { return clip(osVersion(), 100) }
 
 // clip makes a text fit for one line of the wire: printable, at most n characters.
 func clip(s string, n int) string {
-	s = strings.Map(func(r rune) rune {
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == '\ufffd' {
 			return -1
 		}
 		return r
-	}, strings.TrimSpace(s))
+	}, s))
 	if r := []rune(s); len(r) > n {
-		s = string(r[:n])
+		s = strings.TrimSpace(string(r[:n]))
 	}
 	return s
 }
