@@ -285,6 +285,9 @@ func (a *Agent) sendMetrics(ctx context.Context, collector *metrics.Collector, s
 		}
 		return a.client().Upload(ctx, path, "text/plain; charset=utf-8", metrics.Lines(list))
 	}
+	if !a.splits.Load() { // the ask generation has names of its own
+		list = metrics.Mapped(list)
+	}
 	body, err := metrics.JSON(list)
 	if err != nil {
 		return err

@@ -1,0 +1,88 @@
+# make            the programs for this machine, in bin/
+# make demo       a build from a controller through the agent into a worker and back (KEEP=1 leaves it running)
+# make test       everything that can be tested here
+# VERSION=v1.2.3  on the command line sets the version that the programs print; else it comes from git
+
+SHELL   := /bin/bash
+VERSION ?= $(shell sh scripts/version.sh)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BUILT   := $(shell git show -s --format=%cI HEAD 2>/dev/null || echo unknown)
+CLI     := github.com/devops-agent/devops-agent/cmd/internal/cli
+LDFLAGS := -s -w -buildid= -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT) -X $(CLI).built=$(BUILT)
+HOST_OS := $(shell go env GOOS)
+HOST_ARCH := $(shell go env GOARCH)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 30s
+export GOFLAGS := -buildvcs=false
+
+# program:folder; the names are those that a BK-CI server hands out (protocol §4.4)
+PROGRAMS := devopsAgent:agent devopsWorker:worker devopsController:controller
+
+# $(call build,GOOS,GOARCH,suffix)
+define build
+@mkdir -p bin
+@for p in $(PROGRAMS); do \
+	out=bin/$${p%%:*}$(3); echo "build $$out"; \
+	CGO_ENABLED=0 GOOS=$(1) GOARCH=$(2) go build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/$${p##*:} || exit 1; \
+done
+endef
+
+.PHONY: build build_all build_linux build_macos build_windows clean demo test unit e2e vet lint fuzz bench tools lab
+build:
+	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX))
+
+# the suffix of this machine's own programs
+HOST_SUFFIX := $(if $(filter windows,$(HOST_OS)),.exe,_$(if $(filter darwin,$(HOST_OS)),macos,$(HOST_OS))$(if $(filter amd64,$(HOST_ARCH)),,_$(HOST_ARCH)))
+
+build_all: build_linux build_macos build_windows
+
+build_linux:
+	$(call build,linux,amd64,_linux)
+	$(call build,linux,arm64,_linux_arm64)
+
+build_macos:
+	$(call build,darwin,amd64,_macos)
+	$(call build,darwin,arm64,_macos_arm64)
+
+build_windows:
+	$(call build,windows,amd64,.exe)
+
+clean:
+	rm -rf bin dist
+
+demo: build
+	@BIN=bin SUFFIX=$(HOST_SUFFIX) KEEP=$(KEEP) bash scripts/demo.sh
+
+test: tools vet lint unit e2e
+
+tools:
+	@sh scripts/tools.sh
+
+vet:
+	@for os in linux darwin windows; do echo "vet $$os"; CGO_ENABLED=0 GOOS=$$os go vet ./... || exit 1; done
+
+lint:
+	@echo "lint"; test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt on these"; exit 1; }
+	@GOOS= GOARCH= GOBIN=$(CURDIR)/bin/tools go install $(STATICCHECK)
+	@for os in linux darwin windows; do echo "staticcheck $$os"; CGO_ENABLED=0 GOOS=$$os bin/tools/staticcheck ./... || exit 1; done
+
+# the race detector needs a C compiler
+RACE = $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+unit: tools
+	@command -v gcc >/dev/null 2>&1 || echo "no C compiler: unit tests run without the race detector"
+	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 10m $$(go list ./... | grep -v /cmd/e2e$$)
+
+e2e: tools
+	CGO_ENABLED=0 go test -timeout 20m -count=1 ./cmd/e2e
+
+# every fuzz target for FUZZTIME, on what it has found before and on new inputs
+fuzz:
+	@go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go 2>/dev/null | cut -c6- | sort -u); do \
+			echo "fuzz $$pkg $$f"; \
+			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: build
+	bash scripts/bench.sh

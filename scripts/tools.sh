@@ -1,0 +1,19 @@
+#!/bin/sh
+# Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector and a JDK for
+# the test worker. Anywhere else it says what is missing; the tests then say what they leave out.
+set -eu
+missing=
+command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+command -v javac >/dev/null 2>&1 || missing="$missing openjdk-17-jdk-headless"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "installing:$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	# shellcheck disable=SC2086
+	apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || {
+		apt-get update -qq
+		apt-get install -y -qq --no-install-recommends $missing >/dev/null
+	}
+else
+	echo "not installed (needs root on Debian):$missing"
+fi
