@@ -1,0 +1,380 @@
+package controller
+
+import (
+	"archive/zip"
+	"bytes"
+	"crypto/sha256"
+	"database/sql"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+)
+
+//go:embed install/unix.sh
+var unixScript string
+
+//go:embed install/windows.ps1
+var windowsScript string
+
+// Seven-digit codes of enrolment. Texts and codes beyond the one of the protocol are ours (protocol Appendix B, U-4).
+const (
+	codeAgentOnline = 2105058 // the agent is still online (protocol §5.4)
+	codeNoToken     = 2105001 // token or key missing, wrong or expired
+	codeNoAgent     = 2105002 // no such agent for this token
+)
+
+// enrolToken is a stored token. Its text is known to its owner only.
+type enrolToken struct {
+	Project string   `json:"project"`
+	Labels  []string `json:"labels,omitempty"`
+	Expires int64    `json:"expires"` // milliseconds since 1970
+}
+
+// hash is what is stored of a token or a key: they have 256 random bits, so one round is enough.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// EnrolToken makes a token by which machines enrol themselves into a project ("" is DefaultProject) until it expires.
+// Agents enrolled with it get the labels.
+func (s *Server) EnrolToken(project string, labels []string) (token wire.Secret, expires time.Time, err error) {
+	if project == "" {
+		project = DefaultProject
+	}
+	if !label.MatchString(project) {
+		return "", time.Time{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(project, 64))}
+	}
+	if err := checkLabels(labels); err != nil {
+		return "", time.Time{}, &InputError{Err: err}
+	}
+	now := time.Now()
+	expires = now.Add(s.opts.TokenLife)
+	token = wire.Secret(randomHex(32))
+	sum, doc, dead := hash(string(token)), jsonText(enrolToken{Project: project, Labels: labels, Expires: millis(expires)}), millis(now)
+	t := s.store.enqueue(func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`DELETE FROM token WHERE json_extract(doc, '$.expires') < ?`, dead); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`INSERT INTO token (hash, doc) VALUES (?, ?)`, sum, doc)
+		return err
+	}, nil)
+	return token, expires, t.wait()
+}
+
+// enrolment returns the token that a request carries, nil when there is none or it is not valid.
+func (s *Server) enrolment(r *http.Request) (*enrolToken, error) {
+	text := r.Header.Get(wire.HeaderInstallToken)
+	if text == "" {
+		return nil, nil
+	}
+	var doc string
+	err := s.store.each(func(scan func(...any) error) error { return scan(&doc) }, `SELECT doc FROM token WHERE hash = ?`, hash(text))
+	if err != nil || doc == "" {
+		return nil, err
+	}
+	var t enrolToken
+	if err := json.Unmarshal([]byte(doc), &t); err != nil {
+		return nil, err
+	}
+	if time.Now().UnixMilli() >= t.Expires {
+		return nil, nil
+	}
+	return &t, nil
+}
+
+func refuseCode(w http.ResponseWriter, code int, message string) {
+	answer(w, http.StatusBadRequest, result{Status: code, Message: &message})
+}
+
+// batchInstall is GET X/{os}/batchInstall (protocol §5.3): it makes an agent record, or takes the one of reInstallId if
+// that belongs to the token's project (weakness W-54), and answers the install script.
+func (s *Server) batchInstall(w http.ResponseWriter, r *http.Request) {
+	token, err := s.enrolment(r)
+	if err != nil {
+		s.internal(w, "read a token", err)
+		return
+	}
+	if token == nil {
+		refuseCode(w, codeNoToken, "the install token is missing, wrong or expired")
+		return
+	}
+	system := strings.ToLower(r.PathValue("os"))
+	id := r.URL.Query().Get("reInstallId")
+	if id == "" {
+		identity, err := s.CreateAgent(NewAgent{Project: token.Project, OS: system, Labels: token.Labels})
+		var input *InputError
+		if errors.As(err, &input) {
+			refuse(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		if err != nil {
+			s.internal(w, "make an agent record", err)
+			return
+		}
+		id = identity.Agent
+	}
+	key := randomHex(32)
+	s.mu.Lock()
+	a := s.agents[id]
+	switch {
+	case a == nil || a.Project != token.Project || a.Status == wire.Deleted:
+		s.mu.Unlock()
+		refuseCode(w, codeNoAgent, "no such agent in the project of this token")
+		return
+	case a.Status == wire.ImportOK:
+		s.mu.Unlock()
+		refuseCode(w, codeAgentOnline, "this agent is still online")
+		return
+	}
+	a.LinkHash, a.LinkEnds = hash(key), token.Expires
+	t := s.saveAgent(a)
+	record := a.Agent
+	s.mu.Unlock()
+	if err := t.wait(); err != nil {
+		s.internal(w, "write an agent record", err)
+		return
+	}
+	s.log.Info("Install script fetched", "agent", id, "project", record.Project, "os", record.OS)
+	s.sendScript(w, r, record, key)
+}
+
+// admitted returns the record of {id} to whom may have its package: the holder of the key in the package address or of
+// an install token of the project, or the agent itself. The id alone is not enough (weakness W-53), and an agent that
+// is online is refused. Where it returns false it has answered.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (Agent, bool) {
+	token, err := s.enrolment(r)
+	if err != nil {
+		s.internal(w, "read a token", err)
+		return Agent{}, false
+	}
+	id, project := r.PathValue("id"), r.Header.Get(wire.HeaderProject)
+	key := r.URL.Query().Get("key")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.agents[id]
+	may := a != nil && a.Status != wire.Deleted && (project == "" || project == a.Project)
+	if may {
+		byKey := key != "" && a.LinkHash != "" && millis(time.Now()) < a.LinkEnds && same(hash(key), a.LinkHash)
+		byToken := token != nil && token.Project == a.Project
+		bySecret := same(r.Header.Get(wire.HeaderSecret), string(a.Secret))
+		may = byKey || byToken || bySecret
+	}
+	switch {
+	case !may:
+		refuseCode(w, codeNoToken, "no package: the key in the address or the install token is missing, wrong or expired")
+		return Agent{}, false
+	case a.Status == wire.ImportOK:
+		refuseCode(w, codeAgentOnline, "this agent is still online")
+		return Agent{}, false
+	}
+	return a.Agent, true
+}
+
+// installScript is GET X/{id}/install: the script of one agent.
+func (s *Server) installScript(w http.ResponseWriter, r *http.Request) {
+	if a, may := s.admitted(w, r); may {
+		s.sendScript(w, r, a, r.URL.Query().Get("key"))
+	}
+}
+
+func (s *Server) sendScript(w http.ResponseWriter, r *http.Request, a Agent, key string) {
+	text, name := unixScript, "install.sh"
+	if a.OS == "windows" {
+		text, name = windowsScript, "install.ps1"
+	}
+	attachment(w, name)
+	_, _ = io.WriteString(w, fill(text, s.placeholders(r, a, key, true)))
+}
+
+// placeholders are the values of a script's and a template's ##names## (protocol §2.2, §5.3). They come from ids that
+// we made, from checked texts and from publicURL: none can break out of quotes. The secret is not among them.
+func (s *Server) placeholders(r *http.Request, a Agent, key string, download bool) map[string]string {
+	gateway := s.publicURL(r)
+	address := gateway + wire.PathExternal + "/" + a.ID + "/agent"
+	q := url.Values{}
+	if key != "" {
+		q.Set("key", key)
+	}
+	query := q.Encode()
+	if a.OS != "windows" {
+		if query != "" {
+			query += "&"
+		}
+		query += "arch=${ARCH}" // a variable of the script
+	}
+	if query != "" {
+		address += "?" + query
+	}
+	install := r.URL.Query().Get("installType")
+	if install != "SERVICE" && install != "TASK" {
+		install = ""
+	}
+	return map[string]string{"agentId": a.ID, "projectId": a.Project, "gateWay": gateway, "fileGateway": gateway, "landun.env": "PROD",
+		"agentCollectorOn": "true", "language": "en_US", "agent_url": address, "enableCheckFiles": fmt.Sprint(download), "installType": install}
+}
+
+func fill(text string, values map[string]string) string {
+	var pairs []string
+	for name, value := range values {
+		pairs = append(pairs, "##"+name+"##", value)
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+var plainHost = regexp.MustCompile(`^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$`)
+
+// publicURL is the address by which the caller's machine reaches this controller.
+func (s *Server) publicURL(r *http.Request) string {
+	if s.opts.PublicURL != "" {
+		return strings.TrimRight(s.opts.PublicURL, "/")
+	}
+	host := r.Host
+	if !plainHost.MatchString(host) {
+		host = "localhost"
+	}
+	if r.TLS != nil {
+		return "https://" + host
+	}
+	return "http://" + host
+}
+
+// properties is the .agent.properties of a new installation: every key of the template (protocol §2.2).
+func properties(a Agent, gateway string) []byte {
+	parallel, docker, language := 4, 4, "en_US"
+	if a.Parallel != nil {
+		parallel = *a.Parallel
+	}
+	if a.DockerParallel != nil {
+		docker = *a.DockerParallel
+	}
+	if a.Language != "" {
+		language = a.Language
+	}
+	return fmt.Appendf(nil, `devops.project.id=%s
+devops.agent.id=%s
+devops.agent.secret.key=%s
+landun.gateway=%s
+landun.fileGateway=%s
+devops.parallel.task.count=%d
+landun.env=PROD
+devops.agent.collectorOn=true
+devops.agent.request.timeout.sec=5
+devops.agent.detect.shell=true
+devops.agent.ignoreLocalIps=127.0.0.1
+devops.agent.batch.install=%s
+devops.agent.logs.keep.hours=96
+devops.docker.parallel.task.count=%d
+devops.docker.enable=false
+devops.language=%s
+devops.imagedebug.portrange=30000-32767
+devops.pipeline.enable=%t
+`, a.Project, a.ID, string(a.Secret), gateway, gateway, parallel, a.ID, docker, language, a.EnablePipeline != nil && *a.EnablePipeline)
+}
+
+// agentPackage is GET X/{id}/agent?arch= (protocol §5.4): .agent.properties, .cert if the data directory has a
+// cert.pem, and what the file store has of programs and archives.
+func (s *Server) agentPackage(w http.ResponseWriter, r *http.Request) {
+	a, may := s.admitted(w, r)
+	if !may {
+		return
+	}
+	arch := r.URL.Query().Get("arch")
+	attachment(w, "agent.zip")
+	w.Header().Set("Cache-Control", "no-store")
+	zw := zip.NewWriter(w)
+	err := addToZip(zw, ".agent.properties", 0o600, bytes.NewReader(properties(a, s.publicURL(r))))
+	if cert := s.certificate(); err == nil && len(cert) > 0 {
+		err = addToZip(zw, ".cert", 0o644, bytes.NewReader(cert))
+	}
+	for _, part := range packageParts(a.OS, arch) {
+		if err == nil {
+			err = s.addPart(zw, part)
+		}
+	}
+	if err == nil {
+		err = zw.Close()
+	}
+	if err != nil { // the header has gone out: without its directory the ZIP is no ZIP
+		s.log.Warn("A package was not delivered", "agent", a.ID, "err", err)
+		return
+	}
+	s.log.Info("Package fetched", "agent", a.ID, "project", a.Project, "arch", arch)
+}
+
+// part is a file of the store in a package.
+type part struct {
+	file, name string
+	mode       os.FileMode
+}
+
+// packageParts are the programs and archives of a package (protocol §5.4); devopsWorker is ours.
+func packageParts(system, arch string) []part {
+	exe := ""
+	if system == "windows" {
+		exe = ".exe"
+	}
+	return []part{
+		{programFile("devopsAgent", system, arch), "devopsAgent" + exe, 0o755},
+		{programFile("devopsDaemon", system, arch), "devopsDaemon" + exe, 0o755},
+		{programFile("devopsWorker", system, arch), "devopsWorker" + exe, 0o755},
+		{programFile("upgrader", system, arch), "tmp/upgrader" + exe, 0o755},
+		{workerFile, "worker-agent.jar", 0o644},
+		{jdkFile("jre.zip", system, arch), "jre.zip", 0o644},
+		{jdkFile("jdk17.zip", system, arch), "jdk17.zip", 0o644},
+	}
+}
+
+func (s *Server) addPart(zw *zip.Writer, p part) error {
+	file, _, err := s.files.open(p.file)
+	if err != nil {
+		return nil // not in the store, so not in the package
+	}
+	defer func() { _ = file.Close() }()
+	return addToZip(zw, p.name, p.mode, file)
+}
+
+func addToZip(zw *zip.Writer, name string, mode os.FileMode, from io.Reader) error {
+	h := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: time.Now()}
+	h.SetMode(mode)
+	f, err := zw.CreateHeader(h)
+	if err == nil {
+		_, err = io.Copy(f, from)
+	}
+	return err
+}
+
+func (s *Server) certificate() []byte {
+	if s.opts.Dir == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(s.opts.Dir, "cert.pem"))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+func (s *Server) internal(w http.ResponseWriter, what string, err error) {
+	s.log.Error("A request failed", "what", what, "err", err)
+	refuse(w, http.StatusInternalServerError, what+": it did not work; the controller's log says why")
+}
+
+// jdkPackage is GET X/{id}/jre: the JDK archive of an agent's system.
+func (s *Server) jdkPackage(w http.ResponseWriter, r *http.Request) {
+	if a, may := s.admitted(w, r); may {
+		s.serveFile(w, r, jdkFile("jre.zip", a.OS, r.URL.Query().Get("arch")))
+	}
+}

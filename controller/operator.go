@@ -1,0 +1,235 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// operatorRoutes adds the operator's API. Every call needs "Authorization: Bearer TOKEN". Answers are plain JSON; an
+// error is {"error": TEXT} with status 400, 401, 404 or 500. Members and paths are stable: add, never rename.
+func (s *Server) operatorRoutes(mux *http.ServeMux) {
+	for pattern, h := range map[string]http.HandlerFunc{
+		"GET /version":              s.apiVersion,
+		"GET /agents":               func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Agents(), nil) },
+		"POST /agents":              s.apiNewAgent,
+		"GET /agents/{id}":          s.apiAgent,
+		"PATCH /agents/{id}":        s.apiChangeAgent,
+		"DELETE /agents/{id}":       s.apiDeleteAgent,
+		"GET /agents/{id}/metrics":  s.apiMetrics,
+		"POST /agents/{id}/scripts": s.apiNewScript,
+		"GET /scripts/{id}":         s.apiScript,
+		"POST /enroll-tokens":       s.apiEnrolToken,
+		"POST /builds":              s.apiSubmit,
+		"GET /builds":               s.apiBuilds,
+		"GET /builds/{id}":          s.apiBuild,
+		"POST /builds/{id}/cancel":  s.apiCancel,
+		"GET /builds/{id}/log":      s.buildLog,
+	} {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" /api/v1"+path, s.operator(h))
+	}
+}
+
+// operator lets only the operator's token through.
+func (s *Server) operator(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(kind, "Bearer") || !same(strings.TrimSpace(token), string(s.token)) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="operator"`)
+			apiAnswer(w, http.StatusUnauthorized, map[string]string{"error": "the operator's token is missing or wrong"})
+			return
+		}
+		next(w, r)
+	}
+}
+
+func apiAnswer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // a client that has gone cannot be told so
+}
+
+func reply(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		operatorError(w, err)
+		return
+	}
+	apiAnswer(w, http.StatusOK, v)
+}
+
+func operatorError(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	var input *InputError
+	var spec *SpecError
+	switch {
+	case errors.Is(err, ErrNotFound):
+		code = http.StatusNotFound
+	case errors.As(err, &input) || errors.As(err, &spec):
+		code = http.StatusBadRequest
+	case errors.Is(err, errClosed):
+		code = http.StatusServiceUnavailable
+	}
+	apiAnswer(w, code, map[string]string{"error": err.Error()})
+}
+
+// apiRead decodes a strict JSON body; an empty one leaves v alone.
+func apiRead(w http.ResponseWriter, r *http.Request, v any) bool {
+	data, read := readBody(w, r)
+	if !read {
+		return false
+	}
+	if len(data) == 0 {
+		return true
+	}
+	if err := strictJSON(data, v); err != nil {
+		operatorError(w, &InputError{Err: fmt.Errorf("body: %w", err)})
+		return false
+	}
+	return true
+}
+
+func queryInt(r *http.Request, name string, initial int64) (int64, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return initial, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, &InputError{Err: fmt.Errorf("%s: %q is no number", name, clip(text, 40))}
+	}
+	return n, nil
+}
+
+func (s *Server) apiVersion(w http.ResponseWriter, _ *http.Request) {
+	reply(w, map[string]string{"version": s.opts.Version}, nil)
+}
+
+func (s *Server) apiNewAgent(w http.ResponseWriter, r *http.Request) {
+	var in NewAgent
+	if !apiRead(w, r, &in) {
+		return
+	}
+	id, err := s.CreateAgent(in)
+	reply(w, map[string]string{"id": id.Agent, "project": id.Project, "secret": string(id.Secret)}, err)
+}
+
+func (s *Server) apiAgent(w http.ResponseWriter, r *http.Request) {
+	a, err := s.FindAgent(r.PathValue("id"))
+	reply(w, a, err)
+}
+
+func (s *Server) apiChangeAgent(w http.ResponseWriter, r *http.Request) {
+	var in AgentChange
+	if apiRead(w, r, &in) {
+		a, err := s.ChangeAgent(r.PathValue("id"), in)
+		reply(w, a, err)
+	}
+}
+
+func (s *Server) apiDeleteAgent(w http.ResponseWriter, r *http.Request) {
+	reply(w, struct{}{}, s.DeleteAgent(r.PathValue("id")))
+}
+
+func (s *Server) apiMetrics(w http.ResponseWriter, r *http.Request) {
+	if _, err := s.FindAgent(r.PathValue("id")); err != nil {
+		operatorError(w, err)
+		return
+	}
+	data, at := s.Sample(r.PathValue("id"))
+	sample := map[string]any{"sample": string(data)}
+	if !at.IsZero() {
+		sample["at"] = millis(at)
+	}
+	reply(w, sample, nil)
+}
+
+func (s *Server) apiNewScript(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Command string `json:"command"`
+	}
+	if apiRead(w, r, &in) {
+		c, err := s.QueueScript(r.PathValue("id"), in.Command)
+		reply(w, c, err)
+	}
+}
+
+// apiScript is GET /api/v1/scripts/{id}[?wait=SECONDS]: it waits for the end, if asked, at most a minute.
+func (s *Server) apiScript(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		operatorError(w, fmt.Errorf("script %q: %w", clip(r.PathValue("id"), 40), ErrNotFound))
+		return
+	}
+	wait, err := queryInt(r, "wait", 0)
+	if err != nil {
+		operatorError(w, err)
+		return
+	}
+	s.mu.Lock()
+	c := s.scripts[id]
+	s.mu.Unlock()
+	if c != nil && wait > 0 {
+		timer := time.NewTimer(min(time.Duration(min(wait, 3600))*time.Second, maxWait))
+		defer timer.Stop()
+		select {
+		case <-c.changed:
+		case <-timer.C:
+		case <-r.Context().Done():
+		case <-s.closing:
+		}
+	}
+	found, err := s.FindScript(id)
+	reply(w, found, err)
+}
+
+func (s *Server) apiEnrolToken(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Project string   `json:"project"`
+		Labels  []string `json:"labels"`
+	}
+	if !apiRead(w, r, &in) {
+		return
+	}
+	token, expires, err := s.EnrolToken(in.Project, in.Labels)
+	reply(w, map[string]any{"token": string(token), "expiresAt": millis(expires)}, err)
+}
+
+func (s *Server) apiSubmit(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Project string `json:"project"`
+		Spec    Spec   `json:"spec"`
+	}
+	if apiRead(w, r, &in) {
+		b, err := s.Submit(in.Project, in.Spec)
+		reply(w, b, err)
+	}
+}
+
+// apiBuilds is GET /api/v1/builds[?limit=N&before=NUMBER&active=true], the newest first.
+func (s *Server) apiBuilds(w http.ResponseWriter, r *http.Request) {
+	limit, err := queryInt(r, "limit", 50)
+	before, berr := queryInt(r, "before", 0)
+	if err = errors.Join(err, berr); err != nil {
+		operatorError(w, err)
+		return
+	}
+	list, err := s.Builds(int(min(limit, 1000)), before, r.URL.Query().Get("active") == "true")
+	reply(w, list, err)
+}
+
+func (s *Server) apiBuild(w http.ResponseWriter, r *http.Request) {
+	b, err := s.FindBuild(r.PathValue("id"))
+	reply(w, b, err)
+}
+
+func (s *Server) apiCancel(w http.ResponseWriter, r *http.Request) {
+	b, err := s.Cancel(r.PathValue("id"))
+	reply(w, b, err)
+}

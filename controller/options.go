@@ -1,0 +1,78 @@
+package controller
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Options shape a Server. The zero value is a controller in memory with the durations of protocol Appendix D.
+type Options struct {
+	Dir       string       // data directory; "" keeps everything in memory
+	Log       *slog.Logger // nil is silent
+	PublicURL string       // how machines reach this controller; "" is what each of them called
+	Version   string       // of the program, for GET /api/v1/version
+
+	OfflineAfter  time.Duration // an agent without a sign of life is IMPORT_EXCEPTION; 50 s
+	StartWithin   time.Duration // a build handed out whose worker did not start goes back; 3 min
+	LostAfter     time.Duration // …or at once when its agent asks after this time and does not list it; 5 s
+	WorkerSilence time.Duration // a running build whose worker is silent fails; 10 min
+	CancelSilence time.Duration // …while it is being cancelled; 20 s
+	JobGrace      time.Duration // a worker that overruns the build's time limit by this much is given up; 1 min
+	UpgradeMark   time.Duration // no builds for an agent that was told to upgrade; 60 s
+	TokenLife     time.Duration // of an enrolment token; 3 days
+	ScriptWithin  time.Duration // a pipeline script fetched but not begun is offered again; 1 min
+	MaxHandOuts   int           // a build handed out so often without a start fails; 10
+	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
+
+	AskSpacing       time.Duration // between two calls of ask; 3 s
+	StatusSpacing    time.Duration // 3 s
+	HeartbeatSpacing time.Duration // 4 s
+	PipelineSpacing  time.Duration // 10 s
+}
+
+// maxWait bounds what a client may ask for with "Prefer: wait".
+const maxWait = 60 * time.Second
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Version == "" {
+		o.Version = "v0.0.0-dev.0"
+	}
+	for _, d := range []struct {
+		value   *time.Duration
+		initial time.Duration
+	}{
+		{&o.OfflineAfter, 50 * time.Second},
+		{&o.StartWithin, 3 * time.Minute},
+		{&o.LostAfter, 5 * time.Second},
+		{&o.WorkerSilence, 10 * time.Minute},
+		{&o.CancelSilence, 20 * time.Second},
+		{&o.JobGrace, time.Minute},
+		{&o.UpgradeMark, time.Minute},
+		{&o.TokenLife, 3 * 24 * time.Hour},
+		{&o.ScriptWithin, time.Minute},
+		{&o.AskSpacing, 3 * time.Second},
+		{&o.StatusSpacing, 3 * time.Second},
+		{&o.HeartbeatSpacing, 4 * time.Second},
+		{&o.PipelineSpacing, 10 * time.Second},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.initial
+		}
+	}
+	if o.MaxHandOuts <= 0 {
+		o.MaxHandOuts = 10
+	}
+	if o.MaxLogLines <= 0 {
+		o.MaxLogLines = 2_000_000
+	}
+	return o
+}
+
+// tick is how often the timers are looked at: often enough for the shortest of them.
+func (o Options) tick() time.Duration {
+	shortest := min(o.OfflineAfter, o.StartWithin, o.WorkerSilence, o.CancelSilence, o.JobGrace)
+	return max(10*time.Millisecond, min(shortest/8, time.Second))
+}
