@@ -1,8 +1,8 @@
 package job
 
 import (
-	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
@@ -206,20 +206,26 @@ func (s *Slots) RunningDocker() []wire.RunningDocker {
 	return list
 }
 
+// Builds lists every build claimed or running.
+func (s *Slots) Builds() []wire.Build {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var builds []wire.Build
+	for slot := range s.builds {
+		builds = append(builds, slot.build)
+	}
+	return builds
+}
+
 func (s *Slots) list(k kind) []wire.Build {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var builds []wire.Build
-	for slot := range maps.Keys(s.builds) {
+	for slot := range s.builds {
 		if slot.kind == k && (k == docker || slot.pid != 0) {
 			builds = append(builds, slot.build)
 		}
 	}
-	slices.SortFunc(builds, func(a, b wire.Build) int {
-		if a.ID+a.VMSeq < b.ID+b.VMSeq {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(builds, func(a, b wire.Build) int { return strings.Compare(key(a), key(b)) })
 	return builds
 }

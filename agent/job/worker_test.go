@@ -1,0 +1,442 @@
+//go:build unix
+
+package job
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/service/proc"
+)
+
+// stage is a home directory with a worker made of shell script: what runs between emptying the error file and
+// the end.
+func stage(t *testing.T, script string) (*Runner, Setup) {
+	t.Helper()
+	home := filepath.Join(t.TempDir(), "a home with blanks and 'quotes'")
+	java := filepath.Join(home, "jdk", "bin", "java")
+	if err := os.MkdirAll(filepath.Dir(java), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "#!/bin/sh\n" +
+		"for a; do case $a in -Ddevops.agent.error.file=*) err=${a#*=};; esac; last=$a; done\n" +
+		"printf '%s\\n' \"$@\" > args; env > env; pwd > cwd; umask > umask; cat \"$err\" > prefill; : > \"$err\"\n" + script + "\n"
+	write(t, java, text, 0o755)
+	write(t, filepath.Join(home, Jar), "jar", 0o644)
+	ledger, err := OpenLedger(filepath.Join(home, "runtime", "builds"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Runner{Home: home, GOOS: runtime.GOOS, Ledger: ledger, Log: quiet()},
+		Setup{AgentVersion: "v1.2.3", WorkerVersion: "v4.5.6", Gateway: "http://gw", FileGateway: "http://files", Language: "en_US",
+			JDK8Java: java, JDK17Java: filepath.Join(home, "jdk17", "bin", "java"), Umask: 0o022,
+			Envs:       map[string]string{"PUSHED": "yes", "DEVOPS_GATEWAY": "http://other", "BAD=NAME": "x"},
+			JarVersion: func(context.Context, string) string { return "" }}
+}
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func slurp(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func runBuild(t *testing.T, r *Runner, s Setup, b wire.Build) Outcome {
+	t.Helper()
+	seats := NewSlots(1, 1).Reserve()
+	slot, _ := seats.Claim(b)
+	o, ok := r.Run(t.Context(), b, slot, s)
+	if !ok {
+		t.Fatal("run was cut short")
+	}
+	return o
+}
+
+func TestWorkerGetsWhatTheProtocolSays(t *testing.T) {
+	r, s := stage(t, "")
+	b := buildOf("b-1")
+	if o := runBuild(t, r, s, b); !o.Success || o.Error != nil {
+		t.Fatalf("outcome %+v", o)
+	}
+	args := strings.Split(strings.TrimSpace(slurp(t, r.Home+"/args")), "\n")
+	f := r.files(b)
+	want := []string{"-Ddevops.slave.agent.start.file=" + f.start, "-Ddevops.slave.agent.prepare.start.file=" + f.prestart,
+		"-Ddevops.agent.error.file=" + f.errors, "-Dbuild.type=AGENT", "-DAGENT_LOG_PREFIX=b-1_1_agent", "-Xmx2g",
+		"-Djava.io.tmpdir=" + r.Home + "/build_tmp", "-jar", r.Home + "/worker-agent.jar"}
+	if len(args) != len(want)+1 {
+		t.Fatalf("%d arguments, want %d:\n%s", len(args), len(want)+1, strings.Join(args, "\n"))
+	}
+	for i := range want {
+		if args[i] != want[i] {
+			t.Errorf("argument %d is %q, want %q", i, args[i], want[i])
+		}
+	}
+	raw, err := base64.StdEncoding.DecodeString(args[len(want)])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	if docker, ok := got["dockerBuildInfo"]; !ok || docker != nil || got["buildId"] != "b-1" || got["executeCount"] != 1.0 {
+		t.Errorf("job argument %s", raw)
+	}
+	env := "\n" + slurp(t, r.Home+"/env")
+	for _, line := range []string{"DEVOPS_AGENT_VERSION=v1.2.3", "DEVOPS_WORKER_VERSION=v4.5.6", "DEVOPS_SLAVE_VERSION=v4.5.6",
+		"DEVOPS_PROJECT_ID=demo", "PROJECT_ID=demo", "DEVOPS_BUILD_ID=b-1", "BUILD_ID=b-1", "DEVOPS_VM_SEQ_ID=1", "VM_SEQ_ID=1",
+		"DEVOPS_FILE_GATEWAY=http://files", "DEVOPS_GATEWAY=http://other", "BK_CI_LOCALE_LANGUAGE=en_US", "PUSHED=yes"} {
+		if !strings.Contains(env, "\n"+line+"\n") {
+			t.Errorf("environment lacks %s", line)
+		}
+	}
+	if strings.Contains(env, "BAD") {
+		t.Error("a variable with = in its name came through")
+	}
+	if cwd := strings.TrimSpace(slurp(t, r.Home+"/cwd")); cwd != r.Home {
+		t.Errorf("worker ran in %s", cwd)
+	}
+	if mask := strings.TrimSpace(slurp(t, r.Home+"/umask")); mask != "0022" {
+		t.Errorf("worker's umask %s", mask)
+	}
+	if text := slurp(t, r.Home+"/prefill"); text != killedText("en") {
+		t.Errorf("the error file held %q when the worker began", text)
+	}
+	for _, path := range []string{f.start, f.prestart, f.errors, f.output} {
+		mustExist(t, path, false)
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	cases := []struct {
+		name, script string
+		success      bool
+		code         Code
+		message      string
+	}{
+		{"empty file", "", true, 0, "ended normally"},
+		{"exit 255 with an empty file", "exit 255", true, 0, ""},
+		{"message", `printf 'no space for %s' X > "$err"; exit 255`, false, WorkerFailed, "no space for X | exit status 255"},
+		{"message with exit 0", `echo broken > "$err"`, false, WorkerFailed, "broken"},
+		{"blank message", `echo > "$err"`, true, 0, ""},
+		{"shell killed with an empty file", `kill -9 $PPID`, true, 0, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r, s := stage(t, c.script)
+			o := runBuild(t, r, s, buildOf("b-2"))
+			if o.Success != c.success || !strings.Contains(o.Message, c.message) {
+				t.Errorf("outcome %+v", o)
+			}
+			if c.success != (o.Error == nil) || o.Error != nil && (o.Error.Code != int(c.code) || o.Error.Type != "USER" || o.Error.Message == "") {
+				t.Errorf("error %+v", o.Error)
+			}
+		})
+	}
+}
+
+func TestAWorkerThatDiesEarlyIsAFailure(t *testing.T) {
+	r, s := stage(t, "")
+	write(t, s.JDK8Java, "#!/bin/sh\necho 'Error: could not reserve memory' >&2\nkill -9 $$\n", 0o755)
+	o := runBuild(t, r, s, buildOf("b-3"))
+	if o.Success || o.Error.Code != int(WorkerFailed) || !strings.Contains(o.Message, "could not reserve memory") {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+func TestEachWayNotToStartHasItsCode(t *testing.T) {
+	cases := []struct {
+		name    string
+		spoil   func(t *testing.T, r *Runner, s *Setup)
+		code    Code
+		message string
+	}{
+		{"no java", func(t *testing.T, r *Runner, s *Setup) { remove(t, s.JDK8Java) }, StartFailed, "no such file"},
+		{"java not executable", func(t *testing.T, r *Runner, s *Setup) { chmod(t, s.JDK8Java, 0o644) }, StartFailed, "permission denied"},
+		{"java is garbage", func(t *testing.T, r *Runner, s *Setup) { write(t, s.JDK8Java, "\x7fELF\x00\x01garbage", 0o755) }, StartFailed, ""},
+		{"no shell", func(t *testing.T, r *Runner, s *Setup) {
+			t.Setenv("SHELL", "/no/such/shell")
+			s.DetectShell = true
+		}, StartFailed, "no such file"},
+		{"no jar", func(t *testing.T, r *Runner, s *Setup) { remove(t, filepath.Join(r.Home, Jar)) }, WorkerMissing, "worker-agent.jar"},
+		{"bad copy", func(t *testing.T, r *Runner, s *Setup) {
+			remove(t, filepath.Join(r.Home, Jar))
+			write(t, filepath.Join(r.Home, "tmp", Jar), "bad", 0o644)
+		}, HealFailed, "no version"},
+		{"build_tmp is a file", func(t *testing.T, r *Runner, s *Setup) { write(t, filepath.Join(r.Home, "build_tmp"), "", 0o644) }, TmpDirFailed, "build_tmp"},
+		{"script path is a directory", func(t *testing.T, r *Runner, s *Setup) {
+			write(t, filepath.Join(r.files(buildOf("b-4")).prestart, "x"), "", 0o644)
+		}, ScriptsFailed, "prestart"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r, s := stage(t, "")
+			c.spoil(t, r, &s)
+			o := runBuild(t, r, s, buildOf("b-4"))
+			if o.Success || o.Error == nil || o.Error.Code != int(c.code) || !strings.Contains(o.Message, c.message) {
+				t.Errorf("outcome %+v, %+v", o, o.Error)
+			}
+			mustExist(t, filepath.Join(r.Home, "args"), false)
+			records, err := r.Ledger.All(quiet())
+			if err != nil || len(records) != 1 || records[0].State != Ended {
+				t.Errorf("records %+v, %v: the report would be lost", records, err)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAGoodCopyHealsTheJar(t *testing.T) {
+	r, s := stage(t, "")
+	remove(t, filepath.Join(r.Home, Jar))
+	write(t, filepath.Join(r.Home, "tmp", Jar), "fresh", 0o644)
+	s.JarVersion = func(context.Context, string) string { return "v2.0.0" }
+	if o := runBuild(t, r, s, buildOf("b-5")); !o.Success {
+		t.Errorf("outcome %+v", o)
+	}
+	if got := slurp(t, filepath.Join(r.Home, Jar)); got != "fresh" {
+		t.Errorf("jar holds %q", got)
+	}
+}
+
+func TestWithoutAnyJarTheNativeWorkerRuns(t *testing.T) {
+	r, s := stage(t, "")
+	remove(t, filepath.Join(r.Home, Jar))
+	native := slurp(t, s.JDK8Java)
+	remove(t, s.JDK8Java)
+	write(t, filepath.Join(r.Home, NativeWorker), native, 0o755)
+	if o := runBuild(t, r, s, buildOf("b-6")); !o.Success {
+		t.Errorf("outcome %+v", o)
+	}
+	if !strings.Contains(slurp(t, r.Home+"/args"), "-Dbuild.type=AGENT\n") {
+		t.Error("the native worker got other arguments than java")
+	}
+}
+
+func TestIDsOfTheServerDoNotBecomePaths(t *testing.T) {
+	for _, id := range []string{"", "../../etc/x", "a/b", "a;b", "-rf", ".hidden", "a\nb", "$(id)", strings.Repeat("x", 129)} {
+		r, s := stage(t, "")
+		b := buildOf(id)
+		o := runBuild(t, r, s, b)
+		if o.Success || o.Error.Code != int(ScriptsFailed) {
+			t.Errorf("id %q: outcome %+v", id, o)
+		}
+		records, err := r.Ledger.All(quiet())
+		if err != nil || len(records) != 1 || records[0].Build.ID != id {
+			t.Errorf("id %q: records %+v, %v", id, records, err)
+		}
+		if err := r.Ledger.Drop(b); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNothingOutlivesABuild(t *testing.T) {
+	r, s := stage(t, `(trap '' TERM; echo $$ > /dev/null; sleep 600) & echo $! > left; DEVOPS_DONT_KILL_PROCESS_TREE=true setsid sleep 601 & echo $! > kept`)
+	if o := runBuild(t, r, s, buildOf("b-7")); !o.Success {
+		t.Fatalf("outcome %+v", o)
+	}
+	left, kept := pidIn(t, r.Home+"/left"), pidIn(t, r.Home+"/kept")
+	if started, ok := proc.Identify(left); ok && proc.Alive(left, started) {
+		t.Errorf("process %d outlived its build", left)
+	}
+	started, ok := proc.Identify(kept)
+	if !ok || !proc.Alive(kept, started) {
+		t.Errorf("process %d asked to be kept and is gone", kept)
+		return
+	}
+	p, err := os.FindProcess(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Error(err)
+	}
+}
+
+func pidIn(t *testing.T, path string) int {
+	t.Helper()
+	var pid int
+	if err := json.Unmarshal([]byte(strings.TrimSpace(slurp(t, path))), &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// TestABuildOutlivesItsAgent: the first runner is stopped, the second takes up its record, whether the build ends
+// before or after that.
+func TestABuildOutlivesItsAgent(t *testing.T) {
+	for _, endsFirst := range []bool{false, true} {
+		r, s := stage(t, `while [ ! -e "$err".go ]; do sleep 0.02; done; echo 'ended badly' > "$err"`)
+		b := buildOf("b-8")
+		slot, _ := NewSlots(1, 1).Reserve().Claim(b)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan bool)
+		go func() {
+			_, ok := r.Run(ctx, b, slot, s)
+			done <- ok
+		}()
+		rec := awaitRecord(t, r, Running)
+		cancel()
+		if <-done {
+			t.Fatal("a stopped runner says that the build ended")
+		}
+		release := func() { write(t, r.files(b).errors+".go", "", 0o644) }
+		if endsFirst {
+			release()
+			if err := proc.WaitFor(t.Context(), rec.PID, rec.Started); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			time.AfterFunc(50*time.Millisecond, release)
+		}
+		o, ok := r.Adopt(t.Context(), rec)
+		if !ok || o.Success || !strings.Contains(o.Message, "ended badly") {
+			t.Errorf("ends first %v: outcome %+v, %v", endsFirst, o, ok)
+		}
+		remove(t, r.files(b).errors+".go")
+	}
+}
+
+func awaitRecord(t *testing.T, r *Runner, state State) Record {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		records, err := r.Ledger.All(quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(records) == 1 && records[0].State == state {
+			return records[0]
+		}
+		runtime.Gosched()
+	}
+	t.Fatalf("no record in state %s", state)
+	return Record{}
+}
+
+func TestABuildThatWasNeverStartedIsReported(t *testing.T) {
+	r, _ := stage(t, "")
+	b := buildOf("b-9")
+	if err := r.Ledger.Put(Record{Build: b, State: Starting, Language: "en"}); err != nil {
+		t.Fatal(err)
+	}
+	o, ok := r.Adopt(t.Context(), awaitRecord(t, r, Starting))
+	if !ok || o.Success || o.Error.Code != int(StartFailed) {
+		t.Errorf("outcome %+v, %v", o, ok)
+	}
+}
+
+func TestASpoiltRecordIsSetAside(t *testing.T) {
+	r, _ := stage(t, "")
+	dir := filepath.Join(r.Home, "runtime", "builds")
+	write(t, filepath.Join(dir, "b-1_1.json"), `{"state":"run`, 0o600)
+	write(t, filepath.Join(dir, "b-2_1.json"), `{"state":"ended"}`, 0o600)
+	write(t, filepath.Join(dir, "b-3_1.json.new"), `half`, 0o600)
+	if err := r.Ledger.Put(Record{Build: buildOf("b-4"), State: Running, PID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	records, err := r.Ledger.All(quiet())
+	if err != nil || len(records) != 1 || records[0].Build.ID != "b-4" {
+		t.Errorf("records %+v, %v", records, err)
+	}
+	mustExist(t, filepath.Join(dir, "b-1_1.json.bad"), true)
+	mustExist(t, filepath.Join(dir, "b-2_1.json.bad"), true)
+	mustExist(t, filepath.Join(dir, "b-3_1.json.new"), false)
+}
+
+func TestOldScratchFilesGo(t *testing.T) {
+	r, _ := stage(t, "")
+	now := time.Now()
+	old, young := now.Add(-scratchAge-time.Minute), now.Add(-scratchAge+time.Minute)
+	running := buildOf("b-run")
+	files := map[string]struct {
+		at   time.Time
+		stay bool
+	}{
+		"build_tmp/old":                              {old, false},
+		"build_tmp/young":                            {young, true},
+		"build_tmp/dir/old":                          {old, true},
+		"build_tmp/b-run_1_build_msg.log":            {old, true},
+		"devops_agent_start_demo_b-0_1.sh":           {old, false},
+		"devops_agent_prepare_start_demo_b-0_1.sh":   {old, false},
+		"devops_agent_start_demo_b-1_1.sh":           {young, true},
+		"devops_agent_prepare_start_demo_b-run_1.sh": {old, true},
+		"devops_agent_start.txt":                     {old, true},
+		"other.sh":                                   {old, true},
+		"workspace/devops_agent_start_demo_b-0_1.sh": {old, true},
+	}
+	for name, f := range files {
+		path := filepath.Join(r.Home, name)
+		write(t, path, "", 0o600)
+		if err := os.Chtimes(path, f.at, f.at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.CleanOld(now, []wire.Build{running})
+	for name, f := range files {
+		mustExist(t, filepath.Join(r.Home, name), f.stay)
+	}
+}
+
+func TestDockerBuildsAreRefusedByName(t *testing.T) {
+	for _, c := range []struct {
+		goos, errMsg string
+		want         Code
+	}{{"linux", "", DockerNoClient}, {"darwin", "", DockerOS}, {"linux", "no such login", DockerLogin}} {
+		o := DockerRefused("en", c.goos, &wire.DockerBuild{Credential: &wire.Credential{ErrMsg: c.errMsg}})
+		if o.Success || o.Error.Code != int(c.want) || !strings.Contains(o.Message, c.errMsg) {
+			t.Errorf("%+v: %+v", c, o)
+		}
+	}
+}
+
+func TestEveryCodeHasASentenceInBothLanguages(t *testing.T) {
+	for _, c := range []Code{WorkerFailed, HealFailed, WorkerMissing, TmpDirFailed, StartFailed, ScriptsFailed, DockerOS, DockerNoClient, DockerLogin, DockerDebugFail} {
+		if en, zh := c.sentence("en_US"), c.sentence("zh_CN"); en == "" || zh == "" || en == zh {
+			t.Errorf("code %d: %q, %q", c, en, zh)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for word, want := range map[string]string{
+		"/opt/agent/x-1": "/opt/agent/x-1", "a b": "'a b'", "it's": `'it'\''s'`, "$(id)": "'$(id)'", "": "''", "a;b": "'a;b'",
+	} {
+		if got := quote(word); got != want {
+			t.Errorf("quote %q is %s, want %s", word, got, want)
+		}
+	}
+}
