@@ -51,6 +51,7 @@ type Options struct {
 	Umask        int            // of workers and scripts; the agent's own is narrower
 	Roots        *x509.CertPool // nil for the system's
 	Log          *slog.Logger
+	HTTP         func(wire.HTTPOptions) *http.Client // nil for wire.NewHTTPClient
 }
 
 // Agent is one running agent.
@@ -105,6 +106,9 @@ func New(o Options) (*Agent, error) {
 		tasks:    map[string]bool{},
 		failed:   map[string]time.Time{},
 	}
+	if a.HTTP == nil {
+		a.HTTP = wire.NewHTTPClient
+	}
 	a.envs.Store(&map[string]string{})
 	if me, err := user.Current(); err == nil {
 		a.user = me.Username
@@ -145,7 +149,7 @@ func (a *Agent) client() *wire.Client {
 // newHTTP makes a fresh HTTP client: at the start, when a proxy changed, and after a call that timed out, whose
 // connection may be dead without knowing it (protocol §1.5).
 func (a *Agent) newHTTP() {
-	fresh := wire.NewHTTPClient(wire.HTTPOptions{Roots: a.Roots, Proxy: config.Proxy(a.Config, a.Store.Settings(), *a.envs.Load())})
+	fresh := a.HTTP(wire.HTTPOptions{Roots: a.Roots, Proxy: config.Proxy(a.Config, a.Store.Settings(), *a.envs.Load())})
 	if old := a.http.Swap(fresh); old != nil {
 		old.CloseIdleConnections()
 	}
@@ -153,8 +157,10 @@ func (a *Agent) newHTTP() {
 
 // talk says startup and then speaks whichever generation of the protocol the server understands.
 func (a *Agent) talk(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
 	var later sync.WaitGroup
 	defer later.Wait()
+	defer stop()
 	protocol := a.Config.Protocol
 	if err := a.startup(ctx); err != nil {
 		a.Log.Warn("Startup not accepted, trying again", "err", err)
