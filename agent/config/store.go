@@ -162,7 +162,14 @@ func torn(data []byte, missing bool, path, home string, good *properties) string
 		}
 	}
 	last := p.lines[len(p.lines)-1]
-	if last.end != "" || !last.pair || good == nil {
+	if last.end != "" || good == nil {
+		return ""
+	}
+	if !last.pair {
+		begun := strings.TrimSpace(last.text)
+		if begun != "" && slices.ContainsFunc(good.lines, func(l propertyLine) bool { return l.pair && strings.HasPrefix(l.key, begun) }) {
+			return "its last line, " + begun + ", is cut"
+		}
 		return ""
 	}
 	// A last line without its end was cut, unless somebody's editor never writes one. Where it matters, only a value

@@ -216,9 +216,20 @@ func parseConfig(path, text string) (*Config, error) {
 		var parse toml.ParseError
 		if errors.As(err, &parse) {
 			wrong.Line, wrong.Key, wrong.What = parse.Position.Line, parse.LastKey, parse.Message
-			if secretKey(parse.LastKey) {
-				wrong.What = "cannot be read"
+		} else if key, have, want, ok := wrongType(err.Error()); ok {
+			wrong.Line, wrong.Key = lineOf(text, key), key
+			wrong.What = "is of the wrong type: " + have + " instead of " + want
+			switch want {
+			case "string":
+				wrong.Do = "write it in quotes; a time or size with its unit"
+			case "integer":
+				wrong.Do = "write a number, without quotes"
+			case "boolean":
+				wrong.Do = "write true or false, without quotes"
 			}
+		}
+		if secretKey(wrong.Key) {
+			wrong.What = "cannot be read"
 		}
 		return nil, wrong
 	}
@@ -284,6 +295,14 @@ func parseConfig(path, text string) (*Config, error) {
 		return nil, r.err
 	}
 	return c, nil
+}
+
+// wrongType takes the library's error about a value of a wrong type apart; it has no type of its own.
+func wrongType(text string) (key, have, want string, ok bool) {
+	_, rest, found := strings.Cut(text, `(last key "`)
+	key, rest, found2 := strings.Cut(rest, `"): incompatible types: TOML value has type `)
+	have, want, found3 := strings.Cut(rest, "; destination has type ")
+	return key, have, want, found && found2 && found3
 }
 
 // tomlReader checks values and keeps the first error, which names its line.
@@ -500,7 +519,7 @@ func plainKey(name string) string {
 func nearest(word string, candidates []string) string {
 	best, least := "", 3
 	for _, c := range candidates {
-		if d := distance(word, c); d < least && d*3 <= len(c) {
+		if d := distance(word, c); d < least && d*3 < len(c) {
 			best, least = c, d
 		}
 	}
