@@ -58,7 +58,7 @@ func CheckGateway(gateway string) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("gateway %q: %w", oneLine(gateway), err)
-	case u.Host == "" || u.Hostname() == "":
+	case u.Hostname() == "" || strings.HasSuffix(u.Host, ":"): // "https://" alone reads as a host named https
 		return fmt.Errorf("gateway %q: no host name in it", oneLine(gateway))
 	case u.RawQuery != "" || u.Fragment != "":
 		return fmt.Errorf("gateway %q: an address, please, without ? and #", oneLine(gateway))
