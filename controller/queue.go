@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
@@ -241,25 +242,36 @@ func (s *Server) cancel(b *build, now time.Time) *ticket {
 	return s.finish(b, Cancelled, "cancelled before it began", now)
 }
 
-// find returns a build of the memory or of the data base.
+// find returns a build of the memory or of the data base, by its id or by its number.
 func (s *Server) find(id string) (*build, error) {
+	number, err := strconv.ParseInt(id, 10, 64)
+	if err != nil {
+		number = 0
+	}
 	s.mu.Lock()
 	b := s.builds[id]
+	if number > 0 {
+		for _, known := range s.builds {
+			if known.Number == number {
+				b = known
+			}
+		}
+	}
 	s.mu.Unlock()
 	if b != nil {
 		return b, nil
 	}
-	err := s.store.each(func(scan func(...any) error) (err error) {
+	err = s.store.each(func(scan func(...any) error) (err error) {
 		b, err = scanBuild(scan, time.Now())
 		return err
-	}, `SELECT spec, doc FROM build WHERE id = ?`, id)
+	}, `SELECT spec, doc FROM build WHERE id = ? OR number = ?`, id, number)
 	if err == nil && b == nil {
 		err = fmt.Errorf("build %q: %w", clip(id, 64), ErrNotFound)
 	}
 	return b, err
 }
 
-// FindBuild returns a build by its id, ErrNotFound when there is none.
+// FindBuild returns a build by its id or number, ErrNotFound when there is none.
 func (s *Server) FindBuild(id string) (Build, error) {
 	b, err := s.find(id)
 	if err != nil {

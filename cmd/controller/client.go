@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/controller"
+)
+
+// api is the operator's side of a controller.
+type api struct {
+	base  string
+	token wire.Secret
+	http  *http.Client
+}
+
+// apiError is an answer that is not 200.
+type apiError struct {
+	code int
+	text string
+}
+
+// Error is the controller's text.
+func (e *apiError) Error() string { return e.text }
+
+// Hint says what to do about a refused token.
+func (e *apiError) Hint() string {
+	if e.code == http.StatusUnauthorized {
+		return "name the right token with --token-file: it is operator.token in the controller's data directory"
+	}
+	return ""
+}
+
+// downError says that nobody answers.
+type downError struct {
+	url string
+	err error
+}
+
+// Error names the address.
+func (e *downError) Error() string { return fmt.Sprintf("no controller at %s: %v", e.url, e.err) }
+
+// Unwrap returns the cause.
+func (e *downError) Unwrap() error { return e.err }
+
+// Hint says how to get one.
+func (e *downError) Hint() string { return "start one with: devopsController serve" }
+
+// open finds the controller: by --url, or by the endpoint file of the data directory.
+func (f *flags) open() (*api, error) {
+	c := &api{base: f.url, http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}}
+	if c.base == "" {
+		path := filepath.Join(f.dir(), endpointFile)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, &downError{url: f.dir(), err: err}
+		}
+		var at endpoint
+		if err := json.Unmarshal(data, &at); err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		c.base = at.URL
+	}
+	c.base = wire.BaseURL(c.base)
+	path := f.tokenFile
+	if path == "" {
+		path = filepath.Join(f.dir(), controller.TokenFile)
+	}
+	token, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the operator's token: %w", err)
+	}
+	c.token = wire.Secret(strings.TrimSpace(string(token)))
+	return c, nil
+}
+
+// request makes a call; the caller closes the body of an answer.
+func (c *api) request(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+"/api/v1"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+string(c.token))
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			err = syscall.ECONNREFUSED
+		}
+		return nil, &downError{url: c.base, err: err}
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer func() { _ = resp.Body.Close() }()
+		var said struct {
+			Error   string `json:"error"`
+			Message string `json:"message"`
+		}
+		data, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		if json.Unmarshal(data, &said) != nil || said.Error+said.Message == "" {
+			said.Error = "the controller answered " + resp.Status
+		}
+		return nil, &apiError{code: resp.StatusCode, text: said.Error + said.Message}
+	}
+	return resp, nil
+}
+
+// call makes a call and decodes its answer; out may be nil.
+func (c *api) call(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	resp, err := c.request(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read the controller's answer: %w", err)
+	}
+	return nil
+}
+
+// printJSON writes one JSON value and a line feed.
+func (f *flags) printJSON(v any) error {
+	enc := json.NewEncoder(f.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// event is one line of a followed log.
+type event struct {
+	Line  *controller.Line  `json:"line,omitempty"`
+	Build *controller.Build `json:"build,omitempty"`
+}

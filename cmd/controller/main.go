@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main("devopsController", run)) }
+
+func run(ctx context.Context, args []string) error {
+	root := commands(&flags{out: os.Stdout, err: os.Stderr})
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// flags are those that every command has.
+type flags struct {
+	data      string
+	url       string
+	tokenFile string
+	json      bool
+	out, err  io.Writer
+}
+
+func commands(f *flags) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "devopsController",
+		Short: "BK-CI for one machine: give builds to agents, watch them, keep their logs",
+		Args:  cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetOut(f.out)
+	root.SetErr(f.err)
+	p := root.PersistentFlags()
+	p.StringVar(&f.data, "data", "", "data `directory` (default "+dataDir()+")")
+	p.StringVar(&f.url, "url", "", "`address` of a controller elsewhere; needs --token-file")
+	p.StringVar(&f.tokenFile, "token-file", "", "`file` with the operator's token (default operator.token in the data directory)")
+	p.BoolVar(&f.json, "json", false, "write JSON")
+	root.AddCommand(serveCommand(f), runCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
+		agentsCommand(f), enrollTokenCommand(f), pipelineCommand(f), versionCommand(f))
+	return root
+}
+
+func versionCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if f.json {
+				return f.printJSON(map[string]string{"version": cli.Version()})
+			}
+			_, err := fmt.Fprintln(f.out, cli.Version())
+			return err
+		},
+	}
+}
+
+// dataDir is where a controller keeps its data unless told otherwise.
+func dataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/devops-controller"
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(state) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "devops-controller"
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(state, "devops-controller")
+}
+
+// dir is the data directory in use.
+func (f *flags) dir() string {
+	if f.data != "" {
+		return f.data
+	}
+	return dataDir()
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/controller"
+)
+
+// endpointFile is the file in the data directory that says where the controller listens.
+const endpointFile = "endpoint.json"
+
+// endpoint is the content of endpointFile.
+type endpoint struct {
+	URL string `json:"url"`
+	PID int    `json:"pid"`
+}
+
+func serveCommand(f *flags) *cobra.Command {
+	var listen, level string
+	var o controller.Options
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the controller until it is told to stop", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var min slog.Level
+			if err := min.UnmarshalText([]byte(level)); err != nil {
+				return fmt.Errorf("--log-level %s: debug, info, warn or error", level)
+			}
+			if o.PublicURL != "" {
+				if err := wire.CheckGateway(o.PublicURL); err != nil {
+					return fmt.Errorf("--public-url: %w", err)
+				}
+				o.PublicURL = wire.BaseURL(o.PublicURL)
+			}
+			o.Dir, o.Version = f.dir(), cli.Version()
+			o.Log = slog.New(slog.NewTextHandler(f.err, &slog.HandlerOptions{Level: min}))
+			return f.serve(cmd.Context(), listen, o)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&listen, "listen", "127.0.0.1:21800", "`address` to listen on; port 0 picks a free one")
+	fl.StringVar(&o.PublicURL, "public-url", "", "`address` by which machines reach this controller (default: what each of them called)")
+	fl.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	for name, d := range map[string]struct {
+		to   *time.Duration
+		what string
+	}{
+		"offline-after":  {&o.OfflineAfter, "an agent without a sign of life is offline (default 50s)"},
+		"start-within":   {&o.StartWithin, "a build whose worker did not start goes back to the queue (default 3m)"},
+		"worker-silence": {&o.WorkerSilence, "a build whose worker is silent fails (default 10m)"},
+		"cancel-silence": {&o.CancelSilence, "the same while it is being cancelled (default 20s)"},
+	} {
+		fl.DurationVar(d.to, name, 0, d.what)
+	}
+	return cmd
+}
+
+// serve runs until ctx is done, then lets requests finish and closes the data base.
+func (f *flags) serve(ctx context.Context, listen string, o controller.Options) (err error) {
+	server, err := controller.Open(o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	at := endpoint{URL: localURL(listener.Addr()), PID: os.Getpid()}
+	path := filepath.Join(o.Dir, endpointFile)
+	if err := writeEndpoint(path, at); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", endpointFile, err), listener.Close())
+	}
+	defer func() { _ = os.Remove(path) }()
+
+	web := &http.Server{Handler: server.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var parts sync.WaitGroup
+	parts.Go(func() { stop(server.Run(ctx)) })
+	parts.Go(func() { stop(web.Serve(listener)) })
+	if f.json {
+		err = f.printJSON(at)
+	} else {
+		_, err = fmt.Fprintf(f.out, "devopsController %s serves %s\n", cli.Version(), at.URL)
+	}
+	if err != nil {
+		stop(err)
+	}
+	<-ctx.Done()
+	server.Release()
+	grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	if web.Shutdown(grace) != nil {
+		_ = web.Close()
+	}
+	parts.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, http.ErrServerClosed) {
+		return cause
+	}
+	return nil
+}
+
+// localURL is the address for clients on this machine.
+func localURL(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return "http://" + addr.String()
+	}
+	host := tcp.IP.String()
+	if tcp.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+}
+
+func writeEndpoint(path string, at endpoint) error {
+	data, err := json.Marshal(at)
+	if err != nil {
+		return err
+	}
+	fresh := path + ".new" // we hold the lock of the directory: nobody else writes here
+	if err := os.WriteFile(fresh, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
+}
