@@ -110,13 +110,13 @@ func (r *run) run(ctx context.Context) *failure {
 	if err != nil {
 		return userError(wire.CodeCannotRun, "prepare the script: %v", err)
 	}
-	exit, err := r.execute(ctx, command)
-	if kind == kindBatch && err == nil && exit.Code != 0 && ctx.Err() == nil && !r.reached() {
+	exit, cause, err := r.execute(ctx, command)
+	if kind == kindBatch && err == nil && cause == nil && exit.Code != 0 && !r.reached() {
 		r.log.Say(wire.LogWarn, "the batch file ended before the script began; once more")
-		exit, err = r.execute(ctx, command)
+		exit, cause, err = r.execute(ctx, command)
 	}
 	r.collect()
-	switch cause := context.Cause(ctx); {
+	switch {
 	case err != nil:
 		return userError(wire.CodeCannotRun, "%v", err)
 	case errors.Is(cause, errTaskLimit):
@@ -346,22 +346,26 @@ func osName(goos string) string {
 	return "LINUX"
 }
 
-// execute runs the script until it ends by itself or is ended, and reads its output.
-func (r *run) execute(ctx context.Context, command proc.Command) (proc.Exit, error) {
+// execute runs the script until it ends by itself or is ended, and reads its output. cause is why it was ended, nil
+// when it ended by itself; err is why it could not be started.
+func (r *run) execute(ctx context.Context, command proc.Command) (exit proc.Exit, cause, err error) {
+	if ctx.Err() != nil {
+		return proc.Exit{}, context.Cause(ctx), nil
+	}
 	outR, outW, err := os.Pipe()
 	if err != nil {
-		return proc.Exit{}, err
+		return proc.Exit{}, nil, err
 	}
 	errR, errW, err := os.Pipe()
 	if err != nil {
-		return proc.Exit{}, errors.Join(err, outR.Close(), outW.Close())
+		return proc.Exit{}, nil, errors.Join(err, outR.Close(), outW.Close())
 	}
 	command.Stdout, command.Stderr = outW, errW
 	p, err := proc.Start(command)
 	_, _ = outW.Close(), errW.Close()
 	if err != nil {
 		_, _ = outR.Close(), errR.Close()
-		return proc.Exit{}, err
+		return proc.Exit{}, nil, err
 	}
 	out := newStream(outR, &splitter{line: r.out, cut: r.j.mask.Cut})
 	errs := newStream(errR, &splitter{line: r.err, cut: r.j.mask.Cut})
@@ -371,7 +375,7 @@ func (r *run) execute(ctx context.Context, command proc.Command) (proc.Exit, err
 	select {
 	case <-p.Done():
 	case <-ctx.Done():
-		r.log.Say(wire.LogError, "%v; its processes are being killed", context.Cause(ctx))
+		cause = context.Cause(ctx)
 		if err := p.KillSparing(killGrace, keepAlive); err != nil {
 			r.j.log.Warn("Not everything of the task could be killed", "task", r.id, "err", err)
 		}
@@ -379,13 +383,15 @@ func (r *run) execute(ctx context.Context, command proc.Command) (proc.Exit, err
 		select {
 		case <-p.Done():
 		case <-time.After(killedLimit):
-			return proc.Exit{Code: -1, Err: errors.New("it was killed but does not end")}, nil
+			r.log.Say(wire.LogWarn, "the script was killed but does not end")
+			r.j.streams = append(r.j.streams, out, errs)
+			return proc.Exit{Code: -1}, cause, nil
 		}
 	}
-	exit := p.Wait()
+	exit = p.Wait()
 	held := out.ended()
 	held = errs.ended() || held
-	if held && ctx.Err() == nil {
+	if held && cause == nil {
 		r.log.Say(wire.LogWarn, "a process in the background still has the script's output open; what it prints from now on is not in this log")
 	}
 	for _, s := range []*stream{out, errs} {
@@ -396,7 +402,7 @@ func (r *run) execute(ctx context.Context, command proc.Command) (proc.Exit, err
 			r.j.streams = append(r.j.streams, s)
 		}
 	}
-	return exit, nil
+	return exit, cause, nil
 }
 
 func (r *run) out(line string) {
