@@ -40,6 +40,7 @@ type Store struct {
 	settings atomic.Pointer[Settings]
 
 	mu       sync.Mutex
+	useless  bool              // the backup is missing, damaged, or of another agent
 	props    *properties       // what is to be on the disk
 	onDisk   []byte            // what is there, as far as we know
 	base     Settings          // props, read
@@ -114,7 +115,16 @@ func (s *Store) load() error {
 			Do: "the file is damaged and has no good copy; run \"devopsAgent enroll\" again"}
 	}
 	s.props, s.onDisk = parseProperties(string(data)), data
-	return s.take(s.path)
+	if err := s.take(s.path); err != nil {
+		return err
+	}
+	s.useless = true
+	if good != nil { // one of before an enrolment must never come back
+		id, _ := good.get(KeyAgent)
+		secret, _ := good.get(KeySecret)
+		s.useless = id != s.base.Identity.Agent || secret != string(s.base.Identity.Secret)
+	}
+	return nil
 }
 
 // take reads props, which came from path, and logs what makes no sense in them.
@@ -204,16 +214,15 @@ func readBounded(path string) ([]byte, error) {
 // over the main file, each atomically.
 func (s *Store) save() error {
 	data := []byte(s.props.String())
-	if bytes.Equal(data, s.onDisk) {
-		if _, err := os.Lstat(s.backup()); errors.Is(err, os.ErrNotExist) {
-			return swap.WriteFile(s.backup(), data, 0o600)
-		}
-		return nil
-	}
-	if s.onDisk != nil {
+	changed := !bytes.Equal(data, s.onDisk)
+	if s.onDisk != nil && (changed || s.useless) {
 		if err := swap.WriteFile(s.backup(), s.onDisk, 0o600); err != nil {
 			return err
 		}
+		s.useless = false
+	}
+	if !changed {
+		return nil
 	}
 	if err := swap.WriteFile(s.path, data, s.access.mode); err != nil {
 		return err

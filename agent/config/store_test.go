@@ -314,6 +314,23 @@ func TestABadCopyIsNoHelp(t *testing.T) {
 	}
 }
 
+func TestACopyOfAnotherAgentIsReplacedAtOnce(t *testing.T) {
+	good := open(t, home(t, seedFile), nil).props.String()
+	for name, copied := range map[string]string{"before an enrolment": strings.Replace(good, "zxcvbnm", "older", 1), "damaged": "x"} {
+		dir := home(t, good)
+		write(t, filepath.Join(dir, BackupFile), copied)
+		open(t, dir, nil)
+		if file(t, dir, BackupFile) != good {
+			t.Errorf("%s: still there", name)
+		}
+	}
+	dir := home(t, good)
+	open(t, dir, nil)
+	if file(t, dir, BackupFile) != good {
+		t.Error("no copy was made")
+	}
+}
+
 func TestTheFileIsPrivate(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs a machine with Unix modes")

@@ -194,7 +194,7 @@ func (p *Prober) probe(ctx context.Context) (again time.Duration) {
 		if now.jar {
 			name, parse = now.java, jarVersion
 			args = []string{"-Djava.io.tmpdir=" + filepath.Join(p.home, "build_tmp"), "-Xmx256m", "-cp", now.worker,
-				"com.tencent.devops.agent.AgentVersionKt"}
+				workerClass}
 		}
 		lines := func(output string) []string { return []string{parse(output)} }
 		worker = p.try(ctx, worker, now.workerIdentity, "worker", lines, name, args...)

@@ -243,6 +243,22 @@ func TestASpoiltRecordIsIgnored(t *testing.T) {
 	}
 }
 
+func TestJarVersionAsksTheJavaThatIsThere(t *testing.T) {
+	home, jdk17 := homeWithJDK(t)
+	java := &fakeJava{answer: good}
+	p := NewProber(home, java.run, quiet())
+	if v := p.JarVersion(t.Context(), "", jdk17, filepath.Join(home, "tmp", "worker-agent.jar")); v != "v1.2.3" {
+		t.Errorf("%q", v)
+	}
+	java.answer = func(string, []string) (string, error) { return "v9.9.9", os.ErrPermission }
+	if v := p.JarVersion(t.Context(), "", jdk17, "x.jar"); v != "" {
+		t.Errorf("%q", v)
+	}
+	if free, err := FreeBytes(home); err != nil || free == 0 {
+		t.Errorf("%d, %v", free, err)
+	}
+}
+
 func TestExecBoundsTimeAndOutput(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
