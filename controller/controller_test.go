@@ -387,3 +387,5 @@ func statusOf(err error) int {
 	}
 	return 0
 }
+
+func httpOf(s *Server) *http.Client { return &http.Client{Transport: s.Transport()} }

@@ -159,7 +159,7 @@ func TestPreferIsReadAsRFC7240Says(t *testing.T) {
 }
 
 func TestWhoMayHaveABuild(t *testing.T) {
-	w := serve(t, Options{})
+	w := serve(t, Options{AskSpacing: time.Nanosecond})
 	linux := w.imported(NewAgent{Labels: []string{"gpu"}})
 	windows := w.imported(NewAgent{OS: "windows"})
 	other := w.imported(NewAgent{Project: "other"})
@@ -188,7 +188,7 @@ func TestWhoMayHaveABuild(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := w.submit(c.spec)
-			got := c.m.ask(asking(c.kind), time.Second).Build
+			got := c.m.ask(asking(c.kind), 0).Build
 			if (got != nil) != c.want {
 				t.Errorf("got %+v", got)
 			}
@@ -211,7 +211,7 @@ func TestWhoMayHaveABuild(t *testing.T) {
 }
 
 func TestAHangUpLosesNoBuild(t *testing.T) {
-	w := serve(t, Options{})
+	w := serve(t, Options{LostAfter: 200 * time.Millisecond})
 	m := w.imported(NewAgent{})
 	m.settle()
 	for range 20 {
