@@ -84,7 +84,7 @@ func quietBackend(claims ...wire.BuildTask) *backend {
 		claims: claims, news: make(chan struct{}),
 		vars: wire.BuildVariables{
 			Build: buildID(), VMSeq: "1", Project: "demo", Pipeline: "p-1", ContainerID: "1", ContainerHashID: "c-1", JobID: &job,
-			Variables: map[string]string{"GREETING": "hello world", "BK_CI_RETRY_COUNT": "0"}, TimeoutMills: 600_000,
+			Variables: map[string]string{"GREETING": "hello world", "BK_CI_RETRY_COUNT": "0"}, TimeoutMills: 54_000_000,
 		},
 	}
 }

@@ -89,7 +89,11 @@ func (m *masker) Cut(s string) int {
 	cut := max(0, len(s)-keep)
 	for _, span := range m.spans(s) {
 		if span[0] < cut && cut < span[1] {
-			cut = span[1]
+			// before it, not behind it: the beginning of another one may overlap its end
+			if cut = span[0]; cut == 0 {
+				cut = span[1]
+			}
+			break
 		}
 	}
 	return cut

@@ -629,7 +629,7 @@ func TestVariablesReachTheScript(t *testing.T) {
 	t.Parallel()
 	first := shell("e-1", `#!/usr/bin/env bash
 # ${GREETING} stays
-echo "1 ${{ GREETING }} 2 ${GREETING} 3 '${nothing.here}' 4 ${{ envs.MINE }} $MINE 5 ${{ variables.GREETING }} 6 ${BUILD_ID} $BK_CI_BUILD_TASK_ID"
+echo "1 ${{ GREETING }} 2 ${GREETING} 3 "'${nothing.here}'" 4 ${{ envs.MINE }} $MINE 5 ${{ variables.GREETING }} 6 ${BUILD_ID} $BK_CI_BUILD_TASK_ID"
 echo "7 ${{ steps.other.outputs.x }} 8 ${name} 9 ${{ ci.workspace }}"
 local_var=x; echo "10 ${local_var} ${BASH_VERSION:+bash}"
 env | grep -c '^UID=' || true
