@@ -235,7 +235,10 @@ func TestAFollowedLogStreamsUntilTheEnd(t *testing.T) {
 	if e := next(); e.Build == nil || e.Build.State != Handed {
 		t.Errorf("second: %+v", e)
 	}
+	played := make(chan struct{})
+	defer func() { <-played }()
 	go func() {
+		defer close(played)
 		m.run(b.ID, func(task wire.BuildTask) wire.TaskResult {
 			var yes bool
 			m.worker(b.ID, "POST", wire.PathLogsMulti, []wire.LogLine{{Message: "hello", Tag: *task.TaskID}}, &yes)
