@@ -140,10 +140,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
+// maxAnswer bounds what the server may say at once: a hundred times the largest real answer, and little enough that
+// five loops can read nonsense at the same time.
+const maxAnswer = 1 << 20
+
 // client speaks with the settings of this moment.
 func (a *Agent) client() *wire.Client {
 	s := a.Store.Settings()
-	return &wire.Client{Gateway: s.Gateway, Identity: s.Identity, HTTP: a.http.Load(), Timeout: s.RequestTimeout}
+	return &wire.Client{Gateway: s.Gateway, Identity: s.Identity, HTTP: a.http.Load(), Timeout: s.RequestTimeout, MaxBody: maxAnswer}
 }
 
 // newHTTP makes a fresh HTTP client: at the start, when a proxy changed, and after a call that timed out, whose
@@ -284,15 +288,12 @@ func (a *Agent) sendMetrics(ctx context.Context, collector *metrics.Collector, s
 	if err != nil {
 		a.Log.Debug("Some measurements cannot be taken", "err", err)
 	}
-	if strings.HasPrefix(s.Identity.Project, "git_") {
-		path := wire.PathMetrix
-		if a.splits.Load() {
-			path = wire.PathMetrixWrite
-		}
-		return a.client().Upload(ctx, path, "text/plain; charset=utf-8", metrics.Lines(list))
-	}
+	path := wire.PathMetrixWrite
 	if !a.splits.Load() { // the ask generation has names of its own
-		list = metrics.Mapped(list)
+		list, path = metrics.Mapped(list), wire.PathMetrix
+	}
+	if strings.HasPrefix(s.Identity.Project, "git_") {
+		return a.client().Upload(ctx, path, "text/plain; charset=utf-8", metrics.Lines(list))
 	}
 	body, err := metrics.JSON(list)
 	if err != nil {

@@ -132,6 +132,7 @@ func (a *Agent) answered(ctx context.Context, parts *wire.Parts, ask wire.Ask, s
 		}
 		return true, nil
 	}
+	silenceMeansNo(parts.Heartbeat)
 	if err := a.heard(ctx, parts.Heartbeat); err != nil {
 		return true, err
 	}
@@ -152,6 +153,17 @@ func (a *Agent) answered(ctx context.Context, parts *wire.Parts, ask wire.Ask, s
 		got = true
 	}
 	return got, nil
+}
+
+// silenceMeansNo: among the properties that the ask generation sends, a missing enablePipeline counts as false
+// (protocol §1.7.3). No properties at all leave everything as it was (statement 24).
+func silenceMeansNo(reply *wire.HeartbeatReply) {
+	if reply == nil || reply.Props == nil {
+		return
+	}
+	if p := reply.Props; p.EnablePipeline == nil && (p.IgnoreLocalIPs != nil || p.KeepLogsHours != nil) {
+		p.EnablePipeline = new(bool)
+	}
 }
 
 // holding decides how long the server is asked to hold an empty answer (RFC 7240, "Prefer: wait"), and how long to

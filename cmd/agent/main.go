@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -20,7 +21,14 @@ import (
 
 func main() { os.Exit(cli.Main("devopsAgent", run)) }
 
+// memoryLimit keeps the agent small while a server talks nonsense: the collector works harder instead. It is a goal,
+// not a wall (runtime/debug.SetMemoryLimit). GOMEMLIMIT in the environment wins.
+const memoryLimit = 32 << 20
+
 func run(ctx context.Context, args []string) error {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	umask := narrowUmask()
 	root := commands(umask)
 	root.SetArgs(args)
@@ -94,7 +102,7 @@ func open(home string) (*service.Installation, error) {
 }
 
 // runAgent is the agent's life: role, configuration, log, loops (protocol §3.3).
-func runAgent(ctx context.Context, home string, debug, stderr bool, umask int) (err error) {
+func runAgent(ctx context.Context, home string, debugging, stderr bool, umask int) (err error) {
 	inst, err := open(home)
 	if err != nil {
 		return err
@@ -112,7 +120,7 @@ func runAgent(ctx context.Context, home string, debug, stderr bool, umask int) (
 	if err != nil {
 		return logged(inst, err)
 	}
-	if cfg.Log.Level > slog.LevelDebug && debug {
+	if cfg.Log.Level > slog.LevelDebug && debugging {
 		cfg.Log.Level = slog.LevelDebug
 	}
 	log, err := cli.OpenLog(cli.LogOptions{
@@ -123,7 +131,7 @@ func runAgent(ctx context.Context, home string, debug, stderr bool, umask int) (
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	err = serve(ctx, inst, cfg, log, debug, umask)
+	err = serve(ctx, inst, cfg, log, debugging, umask)
 	if err != nil {
 		log.Error("Agent ends", "err", err)
 	} else {
@@ -141,8 +149,8 @@ func logged(inst *service.Installation, err error) error {
 	return err
 }
 
-func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, log *cli.Log, debug bool, umask int) error {
-	log.Info("Agent starts", "version", cli.Version(), "home", inst.Home, "pid", os.Getpid(), "debug", debug)
+func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, log *cli.Log, debugging bool, umask int) error {
+	log.Info("Agent starts", "version", cli.Version(), "home", inst.Home, "pid", os.Getpid(), "debug", debugging)
 	store, err := config.Open(inst.Home, cfg, log.Logger)
 	if err != nil {
 		return err
@@ -156,7 +164,7 @@ func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, 
 		return err
 	}
 	a, err := agent.New(agent.Options{
-		Installation: inst, Config: cfg, Store: store, Version: cli.Version(), Debug: debug,
+		Installation: inst, Config: cfg, Store: store, Version: cli.Version(), Debug: debugging,
 		GOOS: runtime.GOOS, GOARCH: runtime.GOARCH, Umask: umask, Roots: roots, Log: log.Logger,
 	})
 	if err != nil {

@@ -172,7 +172,7 @@ func pushedEnvironment(s *S) {
 	w.rec.Reply(map[string]any{"props": map[string]any{"enablePipeline": true}})
 	s.check(27, enabled(true), "askEnable.pipeline is not true again")
 	w.settle(27, "devops.pipeline.enable", "true")
-	w.rec.Reply(map[string]any{"props": map[string]any{}})
+	w.rec.Reply(map[string]any{"props": map[string]any{"keepLogsHours": 96}})
 	s.check(27, enabled(false), "askEnable.pipeline is not false after enablePipeline went missing")
 }
 
