@@ -396,3 +396,11 @@ func (h *Home) FindSecret(secret string) []string {
 	}
 	return found
 }
+
+// Remove removes a file of the home.
+func (h *Home) Remove(name string) {
+	h.t.Helper()
+	if err := os.Remove(h.Path(name)); err != nil {
+		h.t.Fatalf("prepare a home: %v", err)
+	}
+}

@@ -18,6 +18,7 @@ type Programs struct {
 	Daemon   string // devopsDaemon
 	Upgrader string // upgrader
 	Worker   string // devopsWorker
+	Control  string // devopsController
 
 	stubs string
 }
@@ -42,6 +43,7 @@ func BuildPrograms(dir string, race bool) (Programs, error) {
 	}{
 		{"agent", "devopsAgent", &p.Agent}, {"daemon", "devopsDaemon", &p.Daemon},
 		{"upgrader", "upgrader", &p.Upgrader}, {"worker", "devopsWorker", &p.Worker},
+		{"controller", "devopsController", &p.Control},
 	} {
 		sources, err := filepath.Glob(filepath.Join(root, "cmd", one.folder, "*.go"))
 		if err != nil {
