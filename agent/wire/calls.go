@@ -45,17 +45,6 @@ func (c *Client) Beat(ctx context.Context, h Heartbeat) (*HeartbeatReply, error)
 	return DecodeHeartbeat(answer.Data)
 }
 
-// DecodeHeartbeat reads a heartbeat reply. Members of a wrong type are left nil and reported in the error; the
-// reply then still holds every other member and may be used. It is nil when there is none.
-func DecodeHeartbeat(raw json.RawMessage) (*HeartbeatReply, error) {
-	var reply HeartbeatReply
-	ok, err := Part("heartbeat", raw, &reply)
-	if !ok {
-		return nil, err
-	}
-	return &reply, err
-}
-
 // CheckUpgrade asks which parts the server wants replaced (protocol §1.6.4).
 func (c *Client) CheckUpgrade(ctx context.Context, u UpgradeCheck) (UpgradeItem, error) {
 	answer, err := c.Do(ctx, Call{Op: "check upgrade", Method: http.MethodPost, Path: PathUpgradeNew, Body: u})
@@ -165,6 +154,11 @@ func (c *Client) Ask(ctx context.Context, ask Ask, wait time.Duration) (*Parts, 
 	if err != nil {
 		return nil, err
 	}
+	return decodeAsk(answer)
+}
+
+// decodeAsk reads the five parts, each on its own.
+func decodeAsk(answer Answer) (*Parts, error) {
 	parts := &Parts{AgentStatus: answer.AgentStatus, Waited: answer.Waited}
 	var reply AskReply
 	if _, err := Part("ask", answer.Data, &reply); err != nil {
@@ -175,6 +169,7 @@ func (c *Client) Ask(ctx context.Context, ask Ask, wait time.Duration) (*Parts, 
 			parts.Errs = append(parts.Errs, err)
 		}
 	}
+	var err error
 	parts.Heartbeat, err = DecodeHeartbeat(reply.Heartbeat)
 	note(err)
 	parts.Build, err = DecodeBuild(reply.Build)

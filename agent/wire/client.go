@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// maxAnswer bounds the body of a JSON answer, after gzip: 8 MiB is a hundred times the largest real one
-// (weakness W-06 of the original: no bound at all).
+// maxAnswer bounds the body of a JSON answer, after gzip, where a Client sets no bound of its own (weakness W-06 of
+// the original: no bound at all).
 const maxAnswer = 8 << 20
 
 // maxRetryAfter bounds what a server may ask for in Retry-After.
@@ -40,16 +40,18 @@ type Client struct {
 	Gateway  string        // landun.gateway; "http://" is put in front of an address without scheme (protocol §1.1)
 	Identity Identity      // sent as headers with every call
 	HTTP     *http.Client  // see NewHTTPClient
-	Timeout  time.Duration // of one whole exchange, body included: devops.agent.request.timeout.sec
+	Timeout  time.Duration // of one whole exchange, body included: devops.agent.request.timeout.sec; 0 means none
+	MaxBody  int64         // of an answer, in bytes after gzip; 0 means 8 MiB
 }
 
 // BaseURL gives an address without scheme its "http://" and cuts trailing slashes, because every path begins with one.
 func BaseURL(gateway string) string {
 	gateway = strings.TrimRight(strings.TrimSpace(gateway), "/")
-	if !strings.HasPrefix(gateway, "http://") && !strings.HasPrefix(gateway, "https://") {
-		gateway = "http://" + gateway
+	scheme, _, found := strings.Cut(gateway, "://")
+	if !found || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+		return "http://" + gateway
 	}
-	return gateway
+	return strings.ToLower(scheme) + gateway[len(scheme):] // RFC 3986 §3.1: in any letter case
 }
 
 // CheckGateway reports why an address cannot be a gateway, nil when it can.
@@ -87,14 +89,11 @@ func (c *Client) Do(ctx context.Context, call Call) (Answer, error) {
 	if call.Timeout > 0 {
 		limit = call.Timeout
 	}
-	if call.Wait > Probe {
+	if call.Wait > Probe && limit > 0 {
 		limit += call.Wait
 	}
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, &TimeoutError{Limit: limit})
-		defer cancel()
-	}
+	ctx, cancel := limited(ctx, limit)
+	defer cancel()
 	req, err := c.request(ctx, call)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s: %w", call.Op, err)
@@ -104,9 +103,13 @@ func (c *Client) Do(ctx context.Context, call Call) (Answer, error) {
 		return Answer{}, fmt.Errorf("%s: %w", call.Op, transportError(ctx, err))
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(body) > maxAnswer {
-		err = fmt.Errorf("longer than %d bytes", maxAnswer)
+	most := c.MaxBody
+	if most == 0 {
+		most = maxAnswer
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err == nil && int64(len(body)) > most {
+		err = fmt.Errorf("longer than %d bytes", most)
 	}
 	if err != nil {
 		if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -115,6 +118,14 @@ func (c *Client) Do(ctx context.Context, call Call) (Answer, error) {
 		return Answer{}, &BodyError{Op: call.Op, Type: resp.Header.Get("Content-Type"), Err: transportError(ctx, err)}
 	}
 	return decodeEnvelope(call.Op, resp.StatusCode, resp.Header, body)
+}
+
+// limited is a context that ends with a TimeoutError after limit; 0 means never.
+func limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, limit, &TimeoutError{Limit: limit})
 }
 
 func (c *Client) request(ctx context.Context, call Call) (*http.Request, error) {
@@ -181,7 +192,7 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	var wait time.Duration
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(seconds) * time.Second
 	} else if at, err := http.ParseTime(text); err == nil {
 		wait = time.Until(at)
@@ -204,7 +215,7 @@ func waited(h http.Header) bool {
 
 // Upload posts a body that is not JSON of the protocol's envelope and expects any 2xx (protocol §1.6.13).
 func (c *Client) Upload(ctx context.Context, path, contentType string, body []byte) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*c.Timeout, &TimeoutError{Limit: 2 * c.Timeout})
+	ctx, cancel := limited(ctx, 2*c.Timeout)
 	defer cancel()
 	req, err := c.request(ctx, Call{Method: http.MethodPost, Path: path, Body: json.RawMessage(body)})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // envelope is both Result and AgentResult (protocol §1.3). Status is a pointer: an answer without one is no
@@ -17,7 +18,7 @@ type envelope struct {
 	Message     json.RawMessage `json:"message"`
 	Data        json.RawMessage `json:"data"`
 	AgentStatus json.RawMessage `json:"agentStatus"`
-	ErrorCode   *int            `json:"errorCode"`
+	ErrorCode   json.RawMessage `json:"errorCode"`
 }
 
 // StatusError is an answer that says no: an HTTP status outside 2xx, or a status other than 0 in the envelope
@@ -53,10 +54,10 @@ func (e *StatusError) Error() string {
 
 // Hint says what an operator can do about it, "" when nothing is known.
 func (e *StatusError) Hint() string {
-	switch e.HTTP {
-	case http.StatusUnauthorized:
+	switch {
+	case e.HTTP == http.StatusUnauthorized && e.ErrorCode == 0: // with one, a worker's session is over
 		return "the server does not accept devops.agent.id with this devops.agent.secret.key; enrol the machine again"
-	case http.StatusProxyAuthRequired:
+	case e.HTTP == http.StatusProxyAuthRequired:
 		return "a proxy wants a login; check the proxy settings in agent.toml and the environment"
 	}
 	return ""
@@ -102,16 +103,14 @@ func decodeEnvelope(op string, code int, header http.Header, body []byte) (Answe
 	err := json.Unmarshal(body, &env)
 	if code < 200 || code > 299 {
 		refused := &StatusError{Op: op, HTTP: code, RetryAfter: retryAfter(header), Body: clip(string(body), 2048)}
-		if err == nil {
-			refused.fill(env)
-		}
+		refused.fill(env) // of a body that is no envelope, nothing
 		return Answer{}, refused
 	}
 	if err == nil && env.Status == nil {
 		err = errors.New("no status in it")
 	}
 	if err != nil {
-		return Answer{}, &BodyError{Op: op, Type: header.Get("Content-Type"), Err: err}
+		return Answer{}, &BodyError{Op: op, Type: header.Get("Content-Type"), Err: brief(err)}
 	}
 	if *env.Status != 0 {
 		refused := &StatusError{Op: op, HTTP: code, RetryAfter: retryAfter(header), Body: clip(string(body), 2048)}
@@ -130,8 +129,8 @@ func (e *StatusError) fill(env envelope) {
 	if env.Status != nil {
 		e.Code = *env.Status
 	}
-	if env.ErrorCode != nil {
-		e.ErrorCode = *env.ErrorCode
+	if json.Unmarshal(env.ErrorCode, &e.ErrorCode) != nil {
+		e.ErrorCode = 0
 	}
 	var text string
 	if json.Unmarshal(env.Message, &text) == nil {
@@ -139,18 +138,24 @@ func (e *StatusError) fill(env envelope) {
 	}
 }
 
-// Part decodes one part of an answer into v. A null or missing part leaves v alone and reports false.
-// A value of a wrong type somewhere inside is an error, but every other member of v has then been filled in:
-// callers that can live with the rest may (encoding/json, UnmarshalTypeError).
+// Part decodes one part of an answer into v and reports whether there was one: a null or missing part leaves v
+// alone. After an error v is half filled.
 func Part(op string, raw json.RawMessage, v any) (bool, error) {
 	if len(raw) == 0 || bytes.Equal(raw, []byte("null")) {
 		return false, nil
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		var kind *json.UnmarshalTypeError
-		return errors.As(err, &kind), fmt.Errorf("%s: %w", op, err)
+		return false, fmt.Errorf("%s: %w", op, brief(err))
 	}
 	return true, nil
+}
+
+// brief keeps what encoding/json quotes of a body, a number of a million digits for one, out of a log.
+func brief(err error) error {
+	if text := err.Error(); len(text) > 300 {
+		return errors.New(oneLine(text))
+	}
+	return err
 }
 
 // oneLine cuts a server's text to one printable line of at most 200 characters.
@@ -160,7 +165,7 @@ func oneLine(s string) string {
 		s = s[:i]
 	}
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) { // C1 as well: U+009B begins a terminal sequence
 			return -1
 		}
 		return r

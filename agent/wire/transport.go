@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -41,16 +42,20 @@ func NewHTTPClient(o HTTPOptions) *http.Client {
 	}
 }
 
-// sameHost allows a redirect only where the secret may go: the same host, and never from https down to http.
+// sameHost allows a redirect only where the secret may go: the same host, and never from https down to http. A 301,
+// 302 or 303 of a POST would arrive as a GET without a body, which is another request: it is refused as well.
 func sameHost(req *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	switch {
 	case len(via) >= 5:
 		return errors.New("more than five redirects")
-	case req.URL.Hostname() != first.Hostname():
+	case !strings.EqualFold(req.URL.Hostname(), first.Hostname()):
 		return fmt.Errorf("redirect to another host, %s; set landun.gateway to it if it is the right one", req.URL.Host)
 	case first.Scheme == "https" && req.URL.Scheme != "https":
 		return errors.New("redirect from https to http")
+	case req.Method != via[0].Method:
+		return fmt.Errorf("redirect to %s://%s would turn %s into %s; set landun.gateway to where the server is",
+			req.URL.Scheme, req.URL.Host, via[0].Method, req.Method)
 	}
 	return nil
 }
