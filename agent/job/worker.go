@@ -95,6 +95,9 @@ func (r *Runner) Run(ctx context.Context, b wire.Build, slot *Slot, s Setup) (o 
 	select {
 	case <-child.Done():
 		exit := child.Wait()
+		if exit.Signal != "" && !r.waitForWorker(ctx, b, log) {
+			return Outcome{}, false
+		}
 		log.Info("Worker ended", "pid", child.Pid(), "how", exit.String())
 		return r.finish(b, s.Language, child.Pid(), &exit), true
 	case <-ctx.Done():
@@ -125,7 +128,26 @@ func (r *Runner) Adopt(ctx context.Context, rec Record) (o Outcome, ok bool) {
 	} else {
 		log.Info("Build ended while no agent ran")
 	}
+	if !r.waitForWorker(ctx, rec.Build, log) {
+		return Outcome{}, false
+	}
 	return r.finish(rec.Build, rec.Language, rec.PID, nil), true
+}
+
+// waitForWorker waits for a worker whose shell was killed. What we started is a login shell; the worker is its child,
+// and kills the shell itself at the end of a perfectly good build (protocol §3.6.5, §6.6). A worker that has not even
+// emptied the error file is not waited for. It reports false when ctx ended first.
+func (r *Runner) waitForWorker(ctx context.Context, b wire.Build, log *slog.Logger) bool {
+	f := r.files(b)
+	if text, err := readHead(f.errors, maxMessage); err != nil || strings.TrimSpace(text) != "" {
+		return true
+	}
+	pid, started, ok := proc.FindByArg("-Ddevops.agent.error.file=" + f.errors)
+	if !ok {
+		return true
+	}
+	log.Warn("Shell of the worker is gone, its worker goes on", "worker_pid", pid)
+	return proc.WaitFor(ctx, pid, started) == nil
 }
 
 // finish reads the error file, stops what the build left running, and removes its scratch files. exit is nil when
@@ -486,6 +508,9 @@ func (r *Runner) writeScripts(account *proc.Account, f files, s Setup, command [
 func writeFor(account *proc.Account, path, text string, mode os.FileMode) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
+	if info, err := os.Lstat(path); err == nil && info.IsDir() {
+		return &fs.PathError{Op: "write", Path: path, Err: syscall.EISDIR}
+	}
 	if err := removeIfThere(path); err != nil {
 		return err
 	}

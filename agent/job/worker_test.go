@@ -185,7 +185,9 @@ func TestEachWayNotToStartHasItsCode(t *testing.T) {
 		}, HealFailed, "no version"},
 		{"build_tmp is a file", func(t *testing.T, r *Runner, s *Setup) { write(t, filepath.Join(r.Home, "build_tmp"), "", 0o644) }, TmpDirFailed, "build_tmp"},
 		{"script path is a directory", func(t *testing.T, r *Runner, s *Setup) {
-			write(t, filepath.Join(r.files(buildOf("b-4")).prestart, "x"), "", 0o644)
+			if err := os.Mkdir(r.files(buildOf("b-4")).prestart, 0o755); err != nil {
+				t.Fatal(err)
+			}
 		}, ScriptsFailed, "prestart"},
 	}
 	for _, c := range cases {
@@ -328,6 +330,14 @@ func TestABuildOutlivesItsAgent(t *testing.T) {
 			t.Errorf("ends first %v: outcome %+v, %v", endsFirst, o, ok)
 		}
 		remove(t, r.files(b).errors+".go")
+	}
+}
+
+// TestAWorkerOutlivesItsShell: the shell is killed, as a worker does at its end; the build is over when the worker is.
+func TestAWorkerOutlivesItsShell(t *testing.T) {
+	r, s := stage(t, `kill -9 $PPID; sleep 0.5; echo 'said late' > "$err"`)
+	if o := runBuild(t, r, s, buildOf("b-10")); o.Success || !strings.Contains(o.Message, "said late") {
+		t.Errorf("outcome %+v", o)
 	}
 }
 

@@ -151,6 +151,9 @@ func logged(inst *service.Installation, err error) error {
 
 func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, log *cli.Log, debugging bool, umask int) error {
 	log.Info("Agent starts", "version", cli.Version(), "home", inst.Home, "pid", os.Getpid(), "debug", debugging)
+	if runtime.GOOS != "windows" {
+		loadCaptured(inst, log.Logger)
+	}
 	store, err := config.Open(inst.Home, cfg, log.Logger)
 	if err != nil {
 		return err

@@ -52,6 +52,24 @@ func KillByEnv(want map[string]string, spare func(env map[string]string) bool, e
 	return killed, nil
 }
 
+// FindByArg finds a running process that was started with exactly this argument, and how to tell it from a later one
+// with its pid. Windows does not tell the arguments of others: nothing is found there.
+func FindByArg(arg string) (pid int, started string, ok bool) {
+	all, err := list()
+	if err != nil {
+		return 0, "", false
+	}
+	for _, it := range all {
+		if it.zombie || it.pid == os.Getpid() {
+			continue
+		}
+		if slices.Contains(arguments(it.pid), arg) {
+			return it.pid, it.started, true
+		}
+	}
+	return 0, "", false
+}
+
 // matches reports whether env has all wanted values.
 func matches(env, want map[string]string, anyName bool) bool {
 	for name, value := range want {
@@ -93,31 +111,32 @@ func addEnv(env map[string]string, item string) {
 
 // parseProcArgs reads what macOS answers for kern.procargs2: the number of arguments as an int32, the path of the
 // program, NULs up to a word boundary, that many arguments, and then the environment, up to an empty text.
-func parseProcArgs(raw []byte) (map[string]string, bool) {
+func parseProcArgs(raw []byte) (args []string, env map[string]string, ok bool) {
 	if len(raw) < 4 {
-		return nil, false
+		return nil, nil, false
 	}
 	count := int32(binary.NativeEndian.Uint32(raw))
 	if count < 0 || int64(count) > int64(len(raw)) {
-		return nil, false
+		return nil, nil, false
 	}
 	rest := raw[4:]
 	end := bytes.IndexByte(rest, 0)
 	if end < 0 {
-		return nil, false
+		return nil, nil, false
 	}
 	rest = bytes.TrimLeft(rest[end:], "\x00")
 	for range count {
 		end := bytes.IndexByte(rest, 0)
 		if end < 0 {
-			return nil, false
+			return nil, nil, false
 		}
+		args = append(args, string(rest[:end]))
 		rest = rest[end+1:]
 	}
 	if end := bytes.Index(rest, []byte{0, 0}); end >= 0 {
 		rest = rest[:end]
 	}
-	return parseEnviron(rest), true
+	return args, parseEnviron(rest), true
 }
 
 // parseUTF16Environ reads a Windows environment block: UTF-16 texts that each end with a NUL, up to an empty one.

@@ -48,11 +48,20 @@ func environ(pid int) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	env, ok := parseProcArgs(raw)
+	_, env, ok := parseProcArgs(raw)
 	if !ok {
 		return nil, errors.New("unexpected answer of kern.procargs2")
 	}
 	return env, nil
+}
+
+func arguments(pid int) []string {
+	raw, err := unix.SysctlRaw("kern.procargs2", pid)
+	if err != nil {
+		return nil
+	}
+	args, _, _ := parseProcArgs(raw)
+	return args
 }
 
 func waitFor(ctx context.Context, pid int, started string) error { return poll(ctx, pid, started) }

@@ -120,6 +120,19 @@ func environ(pid int) (map[string]string, error) {
 	return parseEnviron(raw), nil
 }
 
+func arguments(pid int) []string {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxEnv))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(string(raw), "\x00")
+}
+
 // waitFor sleeps on a pidfd in the runtime's poller: no thread, no timer. Before Linux 5.3 it polls.
 func waitFor(ctx context.Context, pid int, started string) error {
 	fd, err := unix.PidfdOpen(pid, 0)

@@ -346,7 +346,7 @@ func TestParsers(t *testing.T) {
 		t.Errorf("environ: %v", env)
 	}
 	raw := append([]byte{2, 0, 0, 0}, "/bin/x\x00\x00\x00x\x00-arg=1\x00HOME=/h\x00EMPTY=\x00\x00junk=1\x00"...)
-	if env, ok := parseProcArgs(raw); !ok || len(env) != 2 || env["HOME"] != "/h" {
+	if _, env, ok := parseProcArgs(raw); !ok || len(env) != 2 || env["HOME"] != "/h" {
 		t.Errorf("procargs: %v %v", env, ok)
 	}
 	if env := parseUTF16Environ([]uint16{'=', 'C', ':', 0, 'A', '=', 0xe9, 0, 0, 'B', '=', '1', 0}); len(env) != 1 || env["A"] != "é" {
@@ -366,7 +366,7 @@ func FuzzEnvironments(f *testing.F) {
 				t.Errorf("name %q", name)
 			}
 		}
-		if env, ok := parseProcArgs(raw); !ok && env != nil {
+		if _, env, ok := parseProcArgs(raw); !ok && env != nil {
 			t.Error("an environment of nothing")
 		}
 		wide := make([]uint16, len(raw)/2)

@@ -237,6 +237,8 @@ func readMemory(h win.Handle, from uintptr, to unsafe.Pointer, size uintptr) err
 	return win.ReadProcessMemory(h, from, (*byte)(to), size, nil)
 }
 
+func arguments(int) []string { return nil }
+
 func waitFor(ctx context.Context, pid int, started string) error {
 	h, err := win.OpenProcess(win.SYNCHRONIZE|win.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
