@@ -311,7 +311,7 @@ func TestABuildOutlivesItsAgent(t *testing.T) {
 			_, ok := r.Run(ctx, b, slot, s)
 			done <- ok
 		}()
-		rec := awaitRecord(t, r, Running)
+		rec := awaitRecord(t, r, b, Running)
 		cancel()
 		if <-done {
 			t.Fatal("a stopped runner says that the build ended")
@@ -341,15 +341,11 @@ func TestAWorkerOutlivesItsShell(t *testing.T) {
 	}
 }
 
-func awaitRecord(t *testing.T, r *Runner, state State) Record {
+func awaitRecord(t *testing.T, r *Runner, b wire.Build, state State) Record {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		records, err := r.Ledger.All(quiet())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(records) == 1 && records[0].State == state {
-			return records[0]
+		if rec, err := readRecord(r.Ledger.path(b)); err == nil && rec.State == state {
+			return rec
 		}
 		runtime.Gosched()
 	}
@@ -363,7 +359,7 @@ func TestABuildThatWasNeverStartedIsReported(t *testing.T) {
 	if err := r.Ledger.Put(Record{Build: b, State: Starting, Language: "en"}); err != nil {
 		t.Fatal(err)
 	}
-	o, ok := r.Adopt(t.Context(), awaitRecord(t, r, Starting))
+	o, ok := r.Adopt(t.Context(), awaitRecord(t, r, b, Starting))
 	if !ok || o.Success || o.Error.Code != int(StartFailed) {
 		t.Errorf("outcome %+v, %v", o, ok)
 	}
