@@ -56,6 +56,9 @@ func HomeOf(argv0 string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find my own directory: %w", err)
 	}
+	if resolved, err := filepath.EvalSymlinks(real); err == nil { // macOS names the link that was called
+		real = resolved
+	}
 	real = filepath.Dir(real)
 	if called, err := exec.LookPath(argv0); err == nil {
 		if called, err = filepath.Abs(called); err == nil && hasProperties(filepath.Dir(called)) {

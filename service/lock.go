@@ -39,6 +39,10 @@ func (l *Lock) Release() error { return l.file.Unlock() }
 // Hold takes a role: the role's lock, then, under total-lock, its pid file (protocol §2.4). The error is ErrRunning
 // when another process has the role.
 func (i *Installation) Hold(ctx context.Context, role Role) (*Lock, error) {
+	return i.hold(ctx, role, totalLockWait)
+}
+
+func (i *Installation) hold(ctx context.Context, role Role, limit time.Duration) (*Lock, error) {
 	dir := i.Path("runtime")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("take role %s: %w", role, err)
@@ -54,14 +58,14 @@ func (i *Installation) Hold(ctx context.Context, role Role) (*Lock, error) {
 	if !got {
 		return nil, fmt.Errorf("role %s in %s: %w", role, i.Home, ErrRunning)
 	}
-	if err := i.writePID(ctx, role); err != nil {
+	if err := i.writePID(ctx, role, limit); err != nil {
 		return nil, errors.Join(fmt.Errorf("take role %s: %w", role, err), own.Unlock())
 	}
 	return &Lock{file: own}, nil
 }
 
-func (i *Installation) writePID(ctx context.Context, role Role) error {
-	total, err := i.HoldTotal(ctx, totalLockWait)
+func (i *Installation) writePID(ctx context.Context, role Role, limit time.Duration) error {
+	total, err := i.HoldTotal(ctx, limit)
 	if err != nil {
 		return err
 	}
@@ -71,11 +75,11 @@ func (i *Installation) writePID(ctx context.Context, role Role) error {
 
 // HoldTotal takes the short lock around pid files and swaps, waiting at most limit for another holder.
 func (i *Installation) HoldTotal(ctx context.Context, limit time.Duration) (*Lock, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	total := newLock(i.Path("runtime", "total-lock.lock"))
-	if got, err := total.TryLockContext(ctx, lockPoll); !got {
-		if errors.Is(err, context.DeadlineExceeded) {
+	if got, err := total.TryLockContext(waiting, lockPoll); !got {
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			return nil, &BusyError{Path: total.Path(), Waited: limit}
 		}
 		return nil, fmt.Errorf("lock %s: %w", total.Path(), err)

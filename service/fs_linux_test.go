@@ -1,0 +1,17 @@
+package service
+
+import "testing"
+
+// TestNetworkMagic: the numbers of statfs(2), written out.
+func TestNetworkMagic(t *testing.T) {
+	for magic, want := range map[int64]string{
+		0x6969: "nfs", 0xfe534d42: "smb", 0xff534d42: "smb", 0x517b: "smb",
+		0x5346414f: "afs, coda or ncp", 0x6b414653: "afs, coda or ncp", 0x73757245: "afs, coda or ncp", 0x564c: "afs, coda or ncp",
+		0xef53: "", 0x58465342: "", 0x9123683e: "", 0x01021994: "", 0x794c7630: "", 0x65735546: "", 0x2fc12fc1: "", 0: "",
+	} {
+		kind, remote := networkMagic(magic)
+		if kind != want || remote != (want != "") {
+			t.Errorf("%#x: %q, %v, want %q", magic, kind, remote, want)
+		}
+	}
+}
