@@ -98,6 +98,8 @@ func opOf(r *http.Request) string {
 		return "quota-" + filepath.Base(path)
 	case strings.HasPrefix(path, "/log/api/build/logs/"):
 		return "log-" + filepath.Base(path)
+	case strings.HasPrefix(path, "/quality/api/build/metadata/"):
+		return filepath.Base(path)
 	case strings.HasPrefix(path, "/process/api/build/worker/"):
 		return filepath.Base(path)
 	}

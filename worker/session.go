@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -96,8 +97,12 @@ func away(err error, method string) bool {
 }
 
 // lost reports whether nobody knows what became of a call, so that it is made again: every failure of the transport,
-// and 429. A server that answered something else has decided.
+// and 429. A server that answered something else has decided, and one whose certificate is wrong will not get better.
 func lost(err error) bool {
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return false
+	}
 	var status *wire.StatusError
 	if errors.As(err, &status) {
 		return away(err, "") || status.HTTP == http.StatusTooManyRequests

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -58,7 +59,7 @@ type run struct {
 
 	mu       sync.Mutex // the two outputs are read side by side
 	results  map[string]string
-	gates    []string
+	gates    map[string]string // quality values
 	setError *command
 	tail     []string
 	tailSize int
@@ -67,7 +68,7 @@ type run struct {
 
 // runTask runs a task and makes its result (protocol §6.5, §6.7). Everything it has logged is queued when it returns.
 func (j *job) runTask(ctx context.Context, task *wire.BuildTask, log *taskLog) wire.TaskResult {
-	r := &run{j: j, task: task, id: value(task.TaskID), log: log, results: map[string]string{}}
+	r := &run{j: j, task: task, id: value(task.TaskID), log: log, results: map[string]string{}, gates: map[string]string{}}
 	j.secrets(task.BuildVariable)
 	j.mask.Add(value(task.SignToken))
 	ctx, done := j.begin(ctx, r.id)
@@ -116,6 +117,7 @@ func (r *run) run(ctx context.Context) *failure {
 		exit, cause, err = r.execute(ctx, command)
 	}
 	r.collect()
+	r.reportGates(ctx)
 	switch {
 	case err != nil:
 		return userError(wire.CodeCannotRun, "%v", err)
@@ -451,7 +453,7 @@ func (r *run) command(line string, stdout bool) {
 		r.setError = &c
 	case setGate:
 		if stdout {
-			r.gates = append(r.gates, c.key)
+			set(r.gates, c.key, c.value)
 		}
 	case setProgress:
 		if stdout {
@@ -474,9 +476,12 @@ func (j *job) report(task string, c command) {
 	}
 }
 
-func (r *run) set(name, value string) {
-	if _, known := r.results[name]; known || len(r.results) < maxNames {
-		r.results[name] = strings.ToValidUTF8(value, "\uFFFD")
+func (r *run) set(name, value string) { set(r.results, name, value) }
+
+// set keeps the number of names bounded.
+func set(in map[string]string, name, value string) {
+	if _, known := in[name]; known || len(in) < maxNames {
+		in[name] = strings.ToValidUTF8(value, "\uFFFD")
 	}
 }
 
@@ -498,9 +503,21 @@ func (r *run) collect() {
 			}
 		})
 	}
-	r.pairs(r.step.gate, func(name, _ string) { r.gates = append(r.gates, name) })
-	if len(r.gates) > 0 {
-		r.log.Say(wire.LogWarn, "quality gate values are not sent by this worker: %s", strings.Join(r.gates[:min(len(r.gates), 20)], ", "))
+	r.pairs(r.step.gate, func(name, value string) {
+		if name != "" {
+			set(r.gates, name, value)
+		}
+	})
+}
+
+// reportGates sends the quality values of a task. The server takes them or not: the task does not fail of it.
+func (r *run) reportGates(ctx context.Context) {
+	if len(r.gates) == 0 {
+		return
+	}
+	err := inner(ctx, http.MethodPost, func() error { return r.j.session.SaveQuality(ctx, value(r.task.Type), r.gates) })
+	if err != nil {
+		r.log.Say(wire.LogWarn, "the quality values are not saved: %v", err)
 	}
 }
 

@@ -200,10 +200,10 @@ func TestTimeLimits(t *testing.T) {
 
 func TestMaskingOverlapsAndForms(t *testing.T) {
 	m := &masker{}
-	m.Add("secret", "retrieve", "ab", "it's me", " padded ", "first line\n  second's line\r\nx\n")
+	m.Add("secret", "retrieve", "ab", "it's me", " padded ", "p\nq\nr", "first line\n  second's line\r\nx\n")
 	for in, want := range map[string]string{
 		"a secret.": "a ******.", "secretrieve": "******", "secretsecret": "************", "ab": "ab", "its me": "******", "it's me": "******",
-		"padded": "******", "first line": "******", "seconds line": "******", "second's line": "******", "nothing": "nothing", "": "",
+		"padded": "******", "pqr": "******", "first line": "******", "seconds line": "******", "second's line": "******", "nothing": "nothing", "": "",
 	} {
 		if got := m.Mask(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)

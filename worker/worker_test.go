@@ -5,9 +5,13 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -265,6 +269,9 @@ func TestStatement120HowTasksFail(t *testing.T) {
 func TestStatement121VariablesComeBack(t *testing.T) {
 	t.Parallel()
 	script := `setEnv A "b c"
+setGateValue lines 90
+echo "::set-gate-value name=cov::80"
+echo "::set-gate-value name=no::1" >&2
 setEnv 1bad x
 setEnv Q "it's = here"
 test "$A" = "b c" || exit 9
@@ -284,6 +291,10 @@ echo "in-valid=1" >> "$BUILD_ID-result.log"
 		"BK_CI_BUILD_REMARK": "all good", "late": "value", "jobs.job1.os": osName(runtime.GOOS)}
 	if !r.Success || fmt.Sprint(r.BuildResult) != fmt.Sprint(want) {
 		t.Errorf("%v %q\n got %v\nwant %v", r.Success, value(r.Message), r.BuildResult, want)
+	}
+	gates := b.of("saveHisMetadata")
+	if len(gates) != 1 || gates[0].query.Get("elementType") != wire.TaskLinuxScript || string(gates[0].body) != `{"cov":"80","lines":"90"}` {
+		t.Errorf("quality values: %v", gates)
 	}
 	contains(t, b.log("e-1"), "::set-output name=out::o 1", "not a variable name: 1bad")
 	if r := b.result(t, 1); len(r.BuildResult) != 1 {
@@ -395,7 +406,7 @@ func TestStatement124SecretsAreMasked(t *testing.T) {
 	yes := true
 	b := newBackend(t, shell("e-1", `echo "pass=$PASS"
 printf '%s\n' "$KEY" "${{ KEY }}" >&2
-cat .agent.properties ../../../.agent.properties 2>&1
+cat .agent.properties ../../../.agent.properties 2>&1 || true
 printf '%70000s' x | tr ' ' z; printf '%s' "$PASS"; printf '%70000s\n' x
 setEnv LEAK "$PASS"
 setEnv PARTLY "see $PASS"
@@ -409,14 +420,14 @@ exit 1
 	o := b.run(t)
 	o.ran(t)
 	r := b.result(t, 0)
-	everything := b.log("") + string(b.of("complete")[0].body) + o.log
+	everything := b.log("") + value(r.Message) + o.log
 	for _, hidden := range []string{"p4ss w0rd", "abc'def", "abcdef", "line-two", "BEGIN KEY", secret} {
 		if strings.Contains(everything, hidden) {
 			t.Errorf("%q can be read", hidden)
 		}
 	}
 	contains(t, b.log("e-1"), "pass=******\n")
-	if _, leak := r.BuildResult["LEAK"]; leak || !strings.Contains(value(r.Message), "******") {
+	if _, leak := r.BuildResult["LEAK"]; leak || r.BuildResult["PARTLY"] == "" || !strings.Contains(value(r.Message), "******") {
 		t.Errorf("%v, message %q", r.BuildResult, value(r.Message))
 	}
 }
@@ -426,10 +437,11 @@ func TestStatement125CancelKillsTheTree(t *testing.T) {
 	b := newBackend(t, shell("e-1", `trap '' TERM
 (trap '' TERM; sh -c 'echo $$ > grandchild; exec sleep 300') &
 setsid sh -c 'echo $$ > session; exec sleep 300' &
+(setsid sh -c 'echo $$ > orphan; exec sleep 300' > /dev/null 2>&1 &)
 echo '::set-progress-rate 0.12345'
 echo '::set-progress-rate {"done": 3}'
 sleep 300; sleep 300
-`), shell("e-2", "echo next"))
+`), shell("e-2", "while [ ! -e go ]; do sleep 0.05; done"))
 	dir := home(t, b.server.URL)
 	ended := make(chan outcome, 1)
 	go func() { ended <- b.runIn(t, t.Context(), dir) }()
@@ -439,12 +451,15 @@ sleep 300; sleep 300
 	b.cancels = []string{"e-1", "e-other"}
 	b.mu.Unlock()
 	src := filepath.Join(dir, "workspace", "p-1", "src")
-	pids := []int{pidFile(t, filepath.Join(src, "grandchild")), pidFile(t, filepath.Join(src, "session"))}
+	pids := []int{pidFile(t, filepath.Join(src, "grandchild")), pidFile(t, filepath.Join(src, "session")), pidFile(t, filepath.Join(src, "orphan"))}
 	for _, pid := range pids {
 		dies(t, pid, 7*time.Second)
 	}
 	if spent := time.Since(begin); spent > 5*time.Second { // two of them until the next heartbeat
 		t.Errorf("it took %v", spent)
+	}
+	if err := os.WriteFile(filepath.Join(src, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	o := <-ended
 	o.ran(t)
@@ -704,6 +719,24 @@ func TestAWorkerThatIsToldToStopSaysSo(t *testing.T) {
 	}
 	contains(t, string(b.of("end")[0].body), "told to stop")
 	dies(t, pidFile(t, filepath.Join(dir, "workspace", "p-1", "src", "pid")), time.Second)
+}
+
+func TestTLSIsVerifiedWithTheAgentsCertificates(t *testing.T) {
+	t.Parallel()
+	b := quietBackend(shell("e-1", "true"))
+	b.server = httptest.NewUnstartedServer(b)
+	b.server.Config.ErrorLog = log.New(io.Discard, "", 0) // the refused handshake
+	b.server.StartTLS()
+	t.Cleanup(b.server.Close)
+	dir := home(t, b.server.URL)
+	if o := b.runIn(t, t.Context(), dir); o.code != 255 || !strings.Contains(o.error, "certificate") || b.count("started") != 0 {
+		t.Errorf("an unknown certificate: exit code %d, error file %q", o.code, o.error)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.server.Certificate().Raw})
+	if err := os.WriteFile(filepath.Join(dir, ".cert"), cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.runIn(t, t.Context(), dir).ran(t)
 }
 
 func TestWrongArgumentsExitWith1(t *testing.T) {

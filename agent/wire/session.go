@@ -117,6 +117,17 @@ func (s *Session) QuotaShutdown(ctx context.Context) error {
 	return err
 }
 
+// pathQuality takes the quality values of a task: the path that the original worker uses. A server that does not
+// know it answers with an error, which has no consequence.
+const pathQuality = "/ms/quality/api/build/metadata/saveHisMetadata"
+
+// SaveQuality sends the quality gate values that a task has set (protocol §6.7). taskType is the type of the task.
+func (s *Session) SaveQuality(ctx context.Context, taskType string, values map[string]string) error {
+	_, err := s.do(ctx, Call{Op: "save quality values", Method: http.MethodPost, Path: pathQuality, Body: values,
+		Query: url.Values{"elementType": {taskType}}, Timeout: beatLimit})
+	return err
+}
+
 // Logs uploads lines of the build's log, in order (protocol §6.8). body is a JSON array of LogLine. Envelope status
 // 503 or 509 means that the server does not want them.
 func (s *Session) Logs(ctx context.Context, body json.RawMessage) error {
