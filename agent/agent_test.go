@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
 )
@@ -491,6 +492,80 @@ func TestAServerThatWaitsIsAskedAtOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestASeatThatBecomesFreeIsTakenAtOnce: an agent without room for another host build still asks for container builds,
+// and must not be held with that question when a host build ends.
+func TestASeatThatBecomesFreeIsTakenAtOnce(t *testing.T) {
+	for _, protocol := range []string{"ask", "split"} {
+		t.Run(protocol, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := setStage(t, protocol, &server{})
+				s.delay = func(ctx context.Context, c call) {
+					var seconds int
+					if _, err := fmt.Sscanf(c.prefer, "wait=%d", &seconds); err == nil {
+						sleep(ctx, time.Duration(seconds)*time.Second)
+					}
+				}
+				s.answer = func(c call) (int, http.Header, string) {
+					code, header, body := normal(c)
+					if c.prefer != "" {
+						header = http.Header{"Preference-Applied": {c.prefer}}
+					}
+					return code, header, body
+				}
+				var slots []*job.Slot
+				for _, id := range []string{"b-1", "b-2"} { // the limit is 2
+					seats := s.slots.Reserve()
+					slot, ok := seats.Claim(wire.Build{ID: id, VMSeq: "1"})
+					if !ok {
+						t.Fatal("no seat")
+					}
+					seats.Release()
+					slots = append(slots, slot)
+				}
+				var freed time.Time
+				timer := time.AfterFunc(5*time.Minute+2*time.Second, func() {
+					freed = time.Now()
+					slots[0].Release()
+				})
+				defer timer.Stop()
+				if err := s.runFor(t, 6*time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				kind := func(c call) string {
+					enable, _ := c.body["askEnable"].(map[string]any)
+					text, _ := enable["build"].(string)
+					return text
+				}
+				end := "/ask"
+				if protocol == "split" {
+					end = "/startup"
+					kind = func(c call) string {
+						_, text, _ := strings.Cut(c.path, "buildType=")
+						return text
+					}
+				}
+				full, woken := 0, time.Time{}
+				for _, c := range s.of(end) {
+					switch kind(c) {
+					case "DOCKER":
+						full++
+					case "ALL":
+						if woken.IsZero() {
+							woken = c.at
+						}
+					}
+				}
+				if full < 55 || full > 70 {
+					t.Errorf("%d questions in 5 minutes without a host seat, want one every 5 s", full)
+				}
+				if !woken.Equal(freed) {
+					t.Errorf("asked for a host build %v after the seat was free", woken.Sub(freed))
+				}
+			})
+		})
+	}
 }
 
 func TestAServerThatOnlySaysItWaitsIsNotHammered(t *testing.T) {

@@ -63,8 +63,8 @@ func (a *Agent) asks(ctx context.Context) error {
 		}
 		a.heardFrom(ctx, &server, err)
 		pause := rhythm.pause(err, parts, begun, got)
-		if ask.Enable.Build != wire.None || !a.waits.Load() {
-			freed = nil // there were seats; or the pace is the server's
+		if ask.Enable.Build == wire.All || !a.waits.Load() {
+			freed = nil // there were seats of every kind; or the pace is the server's
 		}
 		if !sleepOr(ctx, pause, freed) {
 			return nil
@@ -175,15 +175,18 @@ type holding struct {
 	quick int           // empty answers in a row that came at once, from a server that said it would wait
 }
 
-// wait is the preference of the next call.
+// wait is the preference of the next call. Without seats of every kind the server does not get to hold it: a build that
+// ends meanwhile makes another question of it, and that one should be asked at once.
 func (h *holding) wait(kind wire.BuildKind) time.Duration {
 	switch {
 	case h.agent.Store.Settings().RequestTimeout < 2*wire.Probe || kind == wire.None || h.pace.errors > 0:
 		h.asked = 0
-	case h.agent.waits.Load():
+	case !h.agent.waits.Load():
+		h.asked = wire.Probe
+	case kind == wire.All:
 		h.asked = holdWait
 	default:
-		h.asked = wire.Probe
+		h.asked = 0
 	}
 	return h.asked
 }

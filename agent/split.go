@@ -101,14 +101,15 @@ func (a *Agent) builds(ctx context.Context) error {
 	rhythm := holding{agent: a, pace: pace{every: buildEvery, most: 3 * buildEvery}}
 	server := contact{log: a.Log, what: "claim build"}
 	pause := buildEvery
+	var freed <-chan struct{}
 	for {
-		freed := a.slots.Freed()
 		if !a.waits.Load() {
 			freed = nil
 		}
 		if !sleepOr(ctx, pause, freed) {
 			return nil
 		}
+		freed = a.slots.Freed() // before the claim: a seat may become free while it lasts
 		begun := time.Now()
 		parts, err := a.claim(ctx, &rhythm)
 		a.heardFrom(ctx, &server, err)

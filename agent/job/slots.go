@@ -17,7 +17,7 @@ type Slots struct {
 	limit  [2]int
 	seats  [2]int // taken: reserved, claimed or running
 	builds map[*Slot]struct{}
-	freed  chan struct{} // closed and replaced when a seat becomes free or a limit changes
+	freed  chan struct{} // closed and replaced when a build gives its seat back or a limit changes
 }
 
 type kind int
@@ -47,7 +47,7 @@ func (s *Slots) signal() {
 	s.freed = make(chan struct{})
 }
 
-// Freed is closed when a seat becomes free or a limit changes after this call.
+// Freed is closed when a build gives its seat back or a limit changes after this call.
 func (s *Slots) Freed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +105,8 @@ func (r *Reservation) Claim(b wire.Build) (*Slot, bool) {
 	return s.add(b, k), true
 }
 
-// Release gives back what was not claimed. It may be called more than once.
+// Release gives back what was not claimed. It may be called more than once. It is no news for Freed: who asked for a
+// build with this reservation would only wake itself.
 func (r *Reservation) Release() {
 	s := r.slots
 	s.mu.Lock()
@@ -114,7 +115,6 @@ func (r *Reservation) Release() {
 		if has {
 			s.seats[k]--
 			r.has[k] = false
-			s.signal()
 		}
 	}
 }
