@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/devops-agent/devops-agent/service"
@@ -46,10 +47,9 @@ func Report(w io.Writer, name string, err error) int {
 	var exit *Exit
 	picked := errors.As(err, &exit)
 	if !picked || exit.Err != nil {
-		_, _ = fmt.Fprintf(w, "%s: %v\n", name, err)
-		var hinter interface{ Hint() string }
-		if errors.As(err, &hinter) && hinter.Hint() != "" {
-			_, _ = fmt.Fprintf(w, "hint: %s\n", hinter.Hint())
+		_, _ = fmt.Fprintf(w, "%s: %s\n", name, oneLine(err.Error()))
+		if hint := firstHint(err); hint != "" {
+			_, _ = fmt.Fprintf(w, "hint: %s\n", oneLine(hint))
 		}
 	}
 	switch {
@@ -61,4 +61,34 @@ func Report(w io.Writer, name string, err error) int {
 		return service.ExitStayDown
 	}
 	return service.ExitFailed
+}
+
+// firstHint walks the chain, joined errors included, to the first error that knows what to do. Many can have a
+// hint and have none for what happened.
+func firstHint(err error) string {
+	if hinter, ok := err.(interface{ Hint() string }); ok {
+		if hint := hinter.Hint(); hint != "" {
+			return hint
+		}
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapper.Unwrap(); inner != nil {
+			return firstHint(inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			if hint := firstHint(inner); hint != "" {
+				return hint
+			}
+		}
+	}
+	return ""
+}
+
+// oneLine keeps an error, and what a server put into it, to one line without terminal sequences. Joined errors are
+// parted by semicolons.
+func oneLine(text string) string {
+	text = strings.ReplaceAll(strings.TrimSpace(text), "\r\n", "\n")
+	return printable(strings.ReplaceAll(text, "\n", "; "))
 }

@@ -3,9 +3,11 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 )
@@ -25,6 +29,7 @@ type LogOptions struct {
 	KeepFiles int        // at most so many rotated files; 0 means 7 (protocol §2.3)
 	Level     slog.Level // what is less important is not written
 	Console   io.Writer  // a second place for every line, nil for none
+	Fallback  io.Writer  // gets the lines that File does not take, as on a full disk, when there is no Console; nil for none
 }
 
 // Log is a program's log: a line a record, in the form of protocol §2.3:
@@ -41,7 +46,7 @@ type Log struct {
 
 // OpenLog makes the log and its directory. The file itself is opened with the first line.
 func OpenLog(o LogOptions) (*Log, error) {
-	l := &Log{sink: &sink{console: o.Console}, level: &slog.LevelVar{}}
+	l := &Log{sink: &sink{console: o.Console, fallback: o.Fallback}, level: &slog.LevelVar{}}
 	l.level.Set(o.Level)
 	if o.File != "" {
 		if err := os.MkdirAll(filepath.Dir(o.File), 0o700); err != nil {
@@ -62,18 +67,35 @@ func or(value, otherwise int) int {
 	return value
 }
 
-// Hide makes the log write "(secret)" wherever a line would hold this text. Texts of fewer than four characters are
-// not secrets and are left alone.
+// Hide makes the log write "(secret)" wherever a line would hold this text, plain, quoted, or written as JSON or in
+// an address does it. Texts of fewer than four characters are not secrets and are left alone.
 func (l *Log) Hide(secret string) {
 	if len(secret) < 4 {
 		return
 	}
 	l.sink.mu.Lock()
 	defer l.sink.mu.Unlock()
-	l.sink.hidden = append(l.sink.hidden, []byte(secret))
-	if quoted := strings.Trim(strconv.Quote(secret), `"`); quoted != secret {
-		l.sink.hidden = append(l.sink.hidden, []byte(quoted))
+	for _, form := range forms(secret) {
+		if !slices.ContainsFunc(l.sink.hidden, func(h []byte) bool { return string(h) == form }) {
+			l.sink.hidden = append(l.sink.hidden, []byte(form))
+		}
 	}
+	// The longest first: of two secrets, one may be the beginning of the other.
+	slices.SortFunc(l.sink.hidden, func(a, b []byte) int { return len(b) - len(a) })
+}
+
+// forms are the texts as which a secret can get into a line.
+func forms(secret string) []string {
+	inner := func(s string) string { q := strconv.Quote(s); return q[1 : len(q)-1] }
+	text := strings.ToValidUTF8(secret, "\ufffd")
+	list := []string{text, printable(text), url.QueryEscape(secret), url.PathEscape(secret)}
+	if asJSON, err := json.Marshal(text); err == nil {
+		list = append(list, string(asJSON[1:len(asJSON)-1]))
+	}
+	for _, form := range append(slices.Clone(list), secret) {
+		list = append(list, inner(form), inner(inner(form)))
+	}
+	return slices.DeleteFunc(list, func(form string) bool { return len(strings.TrimSpace(form)) < 4 })
 }
 
 // SetLevel changes what is written from now on.
@@ -81,23 +103,47 @@ func (l *Log) SetLevel(level slog.Level) { l.level.Set(level) }
 
 // RotateDaily closes the file at each local midnight and begins a new one (protocol §2.3), until ctx ends.
 func (l *Log) RotateDaily(ctx context.Context) error {
-	for l.file != nil {
-		now := time.Now()
-		midnight := time.Date(now.Year(), now.Month(), now.Day()+1, 0, 0, 0, 0, now.Location())
-		timer := time.NewTimer(midnight.Sub(now))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
+	if l.file == nil {
+		return nil
+	}
+	daily(ctx, func() {
 		if info, err := os.Stat(l.file.Filename); err == nil && info.Size() > 0 {
 			if err := l.file.Rotate(); err != nil {
 				l.Warn("Log not rotated", "err", err)
 			}
 		}
-	}
+	})
 	return nil
+}
+
+// daily calls do at each local midnight until ctx ends.
+func daily(ctx context.Context, do func()) {
+	now := time.Now()
+	for {
+		next := nextMidnight(now)
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		do()
+		if now = time.Now(); now.Before(next) { // the wall clock was set back: once a day is enough
+			now = next
+		}
+	}
+}
+
+// nextMidnight is when the day after now begins: at one o'clock where the clocks skip midnight that night.
+// time.Date alone may answer with an hour before it, at which a loop would turn and turn.
+func nextMidnight(now time.Time) time.Time {
+	for hour := 0; ; hour++ {
+		next := time.Date(now.Year(), now.Month(), now.Day()+1, hour, 0, 0, 0, now.Location())
+		if next.Day() != now.Day() {
+			return next
+		}
+	}
 }
 
 // Close closes the file.
@@ -110,22 +156,29 @@ func (l *Log) Close() error {
 
 // sink writes whole lines. A full disk costs the line, never the program.
 type sink struct {
-	mu      sync.Mutex
-	hidden  [][]byte
-	file    io.Writer
-	console io.Writer
+	mu       sync.Mutex
+	hidden   [][]byte
+	file     io.Writer
+	console  io.Writer
+	fallback io.Writer
 }
 
+// write takes a line without its end.
 func (s *sink) write(line []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, secret := range s.hidden {
 		line = bytes.ReplaceAll(line, secret, []byte("(secret)"))
 	}
-	for _, w := range []io.Writer{s.file, s.console} {
-		if w != nil {
-			_, _ = w.Write(line)
+	line = append(line, '\n')
+	second := s.console
+	if s.file != nil {
+		if _, err := s.file.Write(line); err != nil && second == nil {
+			second = s.fallback
 		}
+	}
+	if second != nil {
+		_, _ = second.Write(line)
 	}
 }
 
@@ -155,7 +208,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		line = appendAttr(line, h.group, a)
 		return true
 	})
-	h.sink.write(append(line, '\n'))
+	h.sink.write(line)
 	return nil
 }
 
@@ -175,7 +228,7 @@ func (h *lineHandler) WithGroup(name string) slog.Handler {
 		return h
 	}
 	next := *h
-	next.group = h.group + name + "."
+	next.group = h.group + plainKey(name) + "."
 	return &next
 }
 
@@ -183,7 +236,7 @@ func appendAttr(line []byte, group string, a slog.Attr) []byte {
 	value := a.Value.Resolve()
 	if value.Kind() == slog.KindGroup {
 		if a.Key != "" {
-			group += a.Key + "."
+			group += plainKey(a.Key) + "."
 		}
 		for _, inner := range value.Group() {
 			line = appendAttr(line, group, inner)
@@ -199,16 +252,28 @@ func appendAttr(line []byte, group string, a slog.Attr) []byte {
 	}
 	line = append(line, ' ')
 	line = append(line, group...)
-	line = append(line, a.Key...)
+	line = append(line, plainKey(a.Key)...)
 	line = append(line, '=')
 	return append(line, text...)
 }
 
-// printable keeps a record on its line and a terminal in its state, whatever a server said.
+// printable keeps a record on its line and a terminal in its state, whatever a server said: no control characters,
+// no line separators, nothing that turns the direction of what follows.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		switch {
+		case unicode.IsControl(r), r == '\u2028', r == '\u2029', unicode.Is(unicode.Bidi_Control, r):
 			return ' '
+		}
+		return r
+	}, s)
+}
+
+// plainKey makes a word of a name.
+func plainKey(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ' ' || r == '=' || r == '|' || r == '"' || r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '_'
 		}
 		return r
 	}, s)
