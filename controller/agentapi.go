@@ -430,7 +430,7 @@ func (s *Server) finished(b *build, a *agent, in wire.Finish, now time.Time) *ti
 	case b.State != Handed && !began:
 		return s.save(b)
 	case b.CancelRequested:
-		return s.finish(b, Cancelled, "cancelled", now)
+		return s.finish(b, Cancelled, "", now)
 	case in.Success && began:
 		return s.finish(b, Failed, "its worker ended without reporting the end of the build", now)
 	case in.Success:

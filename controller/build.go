@@ -363,7 +363,7 @@ func (b *build) verdict(said string) (State, string) {
 	case failed != "" && !b.CancelRequested:
 		return Failed, failed
 	case b.CancelRequested:
-		return Cancelled, "cancelled"
+		return Cancelled, ""
 	case open != "" && said != "":
 		return Failed, open + ": " + said
 	case open != "":

@@ -545,3 +545,59 @@ func TestADiskThatRefusesLosesNothing(t *testing.T) {
 		t.Errorf("%+v", end)
 	}
 }
+
+func TestABuildThatWasGivenUpMayStillStartOnce(t *testing.T) {
+	w := serve(t, Options{AskSpacing: time.Nanosecond, LostAfter: time.Nanosecond})
+	m, other := w.imported(NewAgent{}), w.imported(NewAgent{})
+	b := w.submit(oneStep("x"))
+	if m.ask(asking(wire.All), 0).Build == nil {
+		t.Fatal("no build")
+	}
+	m.ask(asking(wire.None), 0) // does not list it
+	if got := w.build(b.ID); got.State != Queued {
+		t.Fatalf("%+v", got)
+	}
+	m.start(b.ID)
+	if got := other.ask(asking(wire.All), 0).Build; got != nil {
+		t.Errorf("handed out after its start: %+v", got)
+	}
+	w.server.mu.Lock()
+	w.server.requeue(w.server.builds[b.ID], "test")
+	w.server.mu.Unlock()
+	if got := w.build(b.ID); got.State != Running {
+		t.Errorf("re-queued after its start: %s", got.State)
+	}
+	// Given to another agent meanwhile, the late worker has no session any more.
+	b = w.submit(oneStep("y"))
+	if m.ask(asking(wire.All), 0).Build == nil || other.ask(asking(wire.None), 0).Build != nil {
+		t.Fatal("no build")
+	}
+	m.ask(asking(wire.None), 0)
+	if got := other.ask(asking(wire.All), 0).Build; got == nil || got.ID != b.ID {
+		t.Fatalf("not given to the other one: %+v", got)
+	}
+	if r := m.worker(b.ID, "PUT", wire.PathWorkerStarted, nil, nil); r.code != 401 {
+		t.Errorf("the late worker: %d %s", r.code, r.body)
+	}
+	other.run(b.ID, nil)
+	if got := w.build(b.ID); got.State != Succeeded {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestABuildThatNeverBeginsFailsInTheEnd(t *testing.T) {
+	w := serve(t, Options{AskSpacing: time.Nanosecond, LostAfter: time.Nanosecond, MaxHandOuts: 3})
+	m := w.imported(NewAgent{})
+	b := w.submit(oneStep("x"))
+	for range 3 {
+		if m.ask(asking(wire.All), 0).Build == nil {
+			t.Fatal("no build")
+		}
+	}
+	if p := m.ask(asking(wire.All), 0); p.Build != nil {
+		t.Errorf("a fourth time: %+v", p.Build)
+	}
+	if got := w.build(b.ID); got.State != Failed || got.HandOuts != 3 {
+		t.Errorf("%+v", got)
+	}
+}
