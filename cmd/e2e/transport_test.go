@@ -23,7 +23,8 @@ import (
 func transportScenarios() []scenario {
 	list := []scenario{
 		both("idle", idle, 1, 2, 4, 11, 12, 13, 18, 19, 20, 28, 30, 31, 32, 35, 37, 38, 41, 78, 79, 97, 98, 111),
-		both("slow answers", slowAnswers, 5),
+		both("slow answers", slowAnswers("2"), 5),
+		both("slow answers, default limit", slowAnswers(""), 5),
 		both("refusals", refusals, 7, 45),
 		both("letter case, unknown fields and nulls", tolerance, 8, 9),
 		both("certificates", certificates, 10, 3),
@@ -265,8 +266,18 @@ func idleAsk(w *world) {
 }
 
 // slowAnswers lets every poll hang once.
-func slowAnswers(s *S) {
-	w := s.world(lab.HomeOptions{Set: map[string]string{"devops.agent.request.timeout.sec": "2"}})
+func slowAnswers(seconds string) func(*S) {
+	return func(s *S) {
+		if seconds == "" {
+			slowAnswersAt(s, 5*time.Second, nil)
+			return
+		}
+		slowAnswersAt(s, 2*time.Second, map[string]string{"devops.agent.request.timeout.sec": seconds})
+	}
+}
+
+func slowAnswersAt(s *S, limit time.Duration, set map[string]string) {
+	w := s.world(lab.HomeOptions{Set: set})
 	w.start()
 	w.beats(1)
 	endpoints := []lab.Endpoint{lab.Ask}
@@ -280,13 +291,13 @@ func slowAnswers(s *S) {
 		if !ok {
 			s.Fatalf("no %s within 40 s", e.Short())
 		}
-		if !w.rec.Until(10*time.Second, func() bool { at, _ := q.Done(); return !at.IsZero() }) {
-			s.check(5, false, "%s was not abandoned within 10 s at a time limit of 2 s", e.Short())
+		if !w.rec.Until(limit+10*time.Second, func() bool { at, _ := q.Done(); return !at.IsZero() }) {
+			s.check(5, false, "%s was not abandoned 10 s after its time limit of %v", e.Short(), limit)
 			continue
 		}
 		at, gone := q.Done()
 		took := at.Sub(q.At)
-		s.check(5, gone && took >= 1500*time.Millisecond && took <= 4500*time.Millisecond, "%s abandoned after %v at a time limit of 2 s (client gone: %v)", e.Short(), took, gone)
+		s.check(5, gone && took >= limit-500*time.Millisecond && took <= limit+2500*time.Millisecond, "%s abandoned after %v at a time limit of %v (client gone: %v)", e.Short(), took, limit, gone)
 		again, ok := w.rec.WaitFor(40*time.Second, q.N+1, e)
 		s.check(5, ok, "%s was not repeated within 40 s", e.Short())
 		if ok && e != lab.CheckUpgrade {
