@@ -41,10 +41,10 @@ func buildsCommand(f *flags) *cobra.Command {
 				return f.printJSON(list)
 			}
 			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "NUMBER\tID\tNAME\tSTATE\tAGENT\tQUEUED\tTOOK")
+			_, _ = fmt.Fprintln(w, "NUMBER\tID\tNAME\tSTATE\tAGENT\tQUEUED\tWAITED\tRAN")
 			for _, b := range list {
-				_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.ID, b.Name, b.State, b.AgentHost,
-					time.UnixMilli(b.QueuedAt).Format(time.DateTime), took(b.StartedAt, b.FinishedAt))
+				_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.ID, b.Name, b.State, b.AgentHost,
+					time.UnixMilli(b.QueuedAt).Format(time.DateTime), took(b.QueuedAt, b.StartedAt), took(b.StartedAt, b.FinishedAt))
 			}
 			return w.Flush()
 		},
@@ -58,7 +58,7 @@ func took(from, to int64) string {
 	if from == 0 || to == 0 {
 		return ""
 	}
-	return (time.Duration(to-from) * time.Millisecond).String()
+	return fmt.Sprintf("%d ms", to-from)
 }
 
 func (f *flags) showBuild(b controller.Build) error {
