@@ -12,12 +12,14 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +36,18 @@ func TestMain(m *testing.M) {
 		os.Exit(asProgram(os.Args[1:]))
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// asProgram is main of devopsWorker without package cli.
+func asProgram(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	dir, _ := os.Getwd()
+	code, err := Run(ctx, Host{Dir: dir, GOOS: runtime.GOOS, Version: "v9.9.9", Env: os.Environ(), Stderr: os.Stderr}, args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return code
 }
 
 // call is one request the backend got.

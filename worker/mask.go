@@ -35,7 +35,6 @@ func (m *masker) Add(values ...string) {
 	for _, v := range values {
 		m.add(v)
 		m.add(strings.TrimSpace(v))
-		m.add(exported(v))
 		m.add(strings.TrimSpace(exported(v)))
 		for line := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == '\n' || r == '\r' }) {
 			m.add(strings.TrimSpace(line))

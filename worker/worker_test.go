@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -27,18 +26,6 @@ import (
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service/proc"
 )
-
-// asProgram is main of devopsWorker without package cli.
-func asProgram(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	dir, _ := os.Getwd()
-	code, err := Run(ctx, Host{Dir: dir, GOOS: runtime.GOOS, Version: "v9.9.9", Env: os.Environ(), Stderr: os.Stderr}, args)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	return code
-}
 
 // program starts the worker as a process of its own, below a shell that carries the variables an agent sets.
 func (b *backend) program(t *testing.T, dir string) *exec.Cmd {

@@ -185,12 +185,14 @@ func sessionPart[T any](s *Session, ctx context.Context, op, method, path string
 		return nil, err
 	}
 	var v T
-	ok, err := Part(op, answer.Data, &v)
-	if !ok {
-		if err == nil {
-			err = errors.New("no data in it")
-		}
-		return nil, &BodyError{Op: op, Type: "application/json", Err: err}
+	if answer.Data == nil {
+		err = errors.New("no data in it")
+	} else {
+		err = json.Unmarshal(answer.Data, &v)
+	}
+	var kind *json.UnmarshalTypeError
+	if err != nil && !errors.As(err, &kind) {
+		return nil, &BodyError{Op: op, Type: "application/json", Err: brief(err)}
 	}
 	return &v, nil
 }
