@@ -45,11 +45,18 @@ const (
 // second record (protocol §5.5, step 5).
 const enrolmentFile = ".enrolment"
 
+// packagePattern names what an enrolment writes while it is at work.
+const packagePattern = ".agent-package-*"
+
 // Run enrols, and reports the agent's id and whether anything was done. A home that has an identity is left alone.
 func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolLimit)
 	defer cancel()
-	if id := e.present(); id != "" {
+	id, err = identityIn(e.Home)
+	if err != nil {
+		return "", false, fmt.Errorf("enrol: %w", err)
+	}
+	if id != "" {
 		return id, false, nil
 	}
 	if err := wire.CheckGateway(e.Gateway); err != nil {
@@ -60,8 +67,12 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 		return "", false, fmt.Errorf("enrol at %s: %w", e.Gateway, err)
 	}
 	properties, cert, err := e.fetch(ctx, link)
+	if err == nil {
+		err = e.verify(properties, link.agent)
+	}
 	if err != nil {
-		return "", false, fmt.Errorf("enrol at %s: fetch package of agent %s: %w", e.Gateway, link.agent, err)
+		return "", false, fmt.Errorf("enrol at %s: fetch package of agent %s: %w", e.Gateway, link.agent,
+			&packageError{err: err, note: filepath.Join(e.Home, enrolmentFile)})
 	}
 	if len(cert) > 0 {
 		if err := swap.WriteFile(filepath.Join(e.Home, ".cert"), cert, 0o600); err != nil {
@@ -72,30 +83,55 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 	if err := swap.WriteFile(path, properties, 0o600); err != nil {
 		return "", false, fmt.Errorf("enrol: %w", err)
 	}
-	if got := e.present(); got != link.agent {
-		return "", false, fmt.Errorf("enrol: the package of agent %s holds the identity of %q", link.agent, got)
-	}
 	if err := os.Remove(filepath.Join(e.Home, enrolmentFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		e.Log.Warn("Note of a finished enrolment not removed", "err", err)
 	}
 	return link.agent, true, nil
 }
 
-// present is the id of the agent that this home already is, "" when it is none.
-func (e Enrolment) present() string {
-	store, err := config.Open(e.Home, &config.Config{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return ""
+// identityIn is the id of the agent that a home already is, "" when it is none. A file that has an identity and
+// that cannot be used for another reason is an error: a second record would not mend it.
+func identityIn(home string) (string, error) {
+	store, err := config.Open(home, &config.Config{}, slog.New(slog.DiscardHandler))
+	if err == nil {
+		return store.Settings().Identity.Agent, nil
 	}
-	return store.Settings().Identity.Agent
+	var wrong *config.KeyError
+	if errors.As(err, &wrong) {
+		switch wrong.Key {
+		case "", config.KeyProject, config.KeyAgent, config.KeySecret: // no file, nothing legible in it, or a template
+			return "", nil
+		}
+	}
+	return "", err
+}
+
+// verify reads the properties of a package as an agent would, before they become ours.
+func (e Enrolment) verify(properties []byte, agent string) (err error) {
+	dir, err := os.MkdirTemp(e.Home, packagePattern)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.WriteFile(filepath.Join(dir, config.PropertiesFile), properties, 0o600); err != nil {
+		return err
+	}
+	got, err := identityIn(dir)
+	switch {
+	case err == nil && got == "":
+		err = fmt.Errorf("no identity in its %s", config.PropertiesFile)
+	case err == nil && got != agent:
+		err = fmt.Errorf("it holds the identity of %q", got)
+	}
+	return err
 }
 
 // link is where the package of a fresh record is.
 type link struct{ agent, project, address string }
 
 var (
-	scriptAgent   = regexp.MustCompile(`(?m)^\s*(?:set\s+)?"?(?:agent_id|AGENT_ID)\s*=\s*['"]?([A-Za-z0-9_-]{1,64})['"]?\s*$`)
-	scriptProject = regexp.MustCompile(`(?m)^\s*(?:set\s+)?"?(?:project_id|projectId|PROJECT_ID)\s*=\s*['"]?([A-Za-z0-9_.-]{1,128})['"]?\s*$`)
+	scriptAgent   = regexp.MustCompile(`(?m)^\s*(?:set\s+|export\s+|\$)?"?(?:agent_id|AGENT_ID)\s*=\s*['"]?([A-Za-z0-9_-]{1,64})['"]?\s*$`)
+	scriptProject = regexp.MustCompile(`(?m)^\s*(?:set\s+|export\s+|\$)?"?(?:project_id|projectId|PROJECT_ID)\s*=\s*['"]?([A-Za-z0-9_.-]{1,128})['"]?\s*$`)
 	scriptAddress = regexp.MustCompile(`https?://[^\s'"]+/api/external/thirdPartyAgent/([A-Za-z0-9_-]{1,64})/agent(?:\?[^\s'"]*)?`)
 )
 
@@ -103,8 +139,9 @@ var (
 func (e Enrolment) link(ctx context.Context) (link, error) {
 	note := filepath.Join(e.Home, enrolmentFile)
 	if data, err := os.ReadFile(note); err == nil {
-		if parts := strings.SplitN(strings.TrimSpace(string(data)), "\n", 3); len(parts) == 3 {
-			return link{parts[0], parts[1], parts[2]}, nil
+		parts := strings.Split(strings.TrimSpace(string(data)), "\n")
+		if len(parts) == 4 && parts[0] == wire.BaseURL(e.Gateway) { // another server has another record
+			return link{parts[1], parts[2], parts[3]}, nil
 		}
 	}
 	query := url.Values{}
@@ -122,7 +159,7 @@ func (e Enrolment) link(ctx context.Context) (link, error) {
 	req.Header.Set(wire.HeaderInstallToken, string(e.Token))
 	resp, err := e.HTTP.Do(req)
 	if err != nil {
-		return link{}, err
+		return link{}, withoutAddress(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	script, err := io.ReadAll(io.LimitReader(resp.Body, maxScript))
@@ -136,7 +173,7 @@ func (e Enrolment) link(ctx context.Context) (link, error) {
 	if err != nil {
 		return link{}, err
 	}
-	err = swap.WriteFile(note, []byte(found.agent+"\n"+found.project+"\n"+found.address+"\n"), 0o600)
+	err = swap.WriteFile(note, []byte(strings.Join([]string{wire.BaseURL(e.Gateway), found.agent, found.project, found.address, ""}, "\n")), 0o600)
 	return found, err
 }
 
@@ -146,14 +183,14 @@ func readScript(script string) (link, error) {
 	if m := scriptAddress.FindStringSubmatch(script); m != nil {
 		found.address, found.agent = m[0], m[1]
 	}
-	if m := scriptAgent.FindStringSubmatch(script); m != nil {
-		found.agent = m[1]
+	if m := scriptAgent.FindStringSubmatch(script); m != nil && found.agent != "" && m[1] != found.agent {
+		return link{}, fmt.Errorf("the server's install script is for agent %s and fetches the package of agent %s", m[1], found.agent)
 	}
 	if m := scriptProject.FindStringSubmatch(script); m != nil {
 		found.project = m[1]
 	}
-	if found.agent == "" || found.address == "" {
-		return link{}, errors.New("the server's install script holds no agent id or no package address")
+	if found.address == "" {
+		return link{}, errors.New("the server's install script holds no package address")
 	}
 	return found, nil
 }
@@ -163,7 +200,7 @@ func readScript(script string) (link, error) {
 func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, err error) {
 	address, err := url.Parse(l.address)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("address of the package: %w", withoutAddress(err))
 	}
 	if base, _ := url.Parse(wire.BaseURL(e.Gateway)); base == nil || base.Scheme == "https" && address.Scheme != "https" {
 		return nil, nil, errors.New("the server wants the package fetched over http after https")
@@ -181,13 +218,18 @@ func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, 
 	req.Header.Set(wire.HeaderProject, l.project)
 	resp, err := e.HTTP.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, withoutAddress(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return nil, nil, fmt.Errorf("server answered HTTP %d", resp.StatusCode)
 	}
-	file, err := os.CreateTemp(e.Home, ".agent-package-*")
+	if left, err := filepath.Glob(filepath.Join(e.Home, packagePattern)); err == nil { // of a try that was killed
+		for _, name := range left {
+			_ = os.RemoveAll(name)
+		}
+	}
+	file, err := os.CreateTemp(e.Home, packagePattern)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -200,6 +242,15 @@ func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, 
 		return nil, nil, fmt.Errorf("longer than %d bytes", int64(maxPackage))
 	}
 	return readPackage(file, size)
+}
+
+// withoutAddress drops what net/http repeats in every error: the address of a package may hold the key to it.
+func withoutAddress(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
 }
 
 // readPackage takes .agent.properties and .cert out of an agent package (protocol §5.4).
@@ -272,4 +323,21 @@ func (e *tokenError) Hint() string {
 		return "the token is wrong or older than three days; make a new one (devopsController enroll-token, or BK-CI's batch install page)"
 	}
 	return ""
+}
+
+// packageError: the record is made and its package is not here.
+type packageError struct {
+	err  error
+	note string
+}
+
+// Error is the text of the cause.
+func (e *packageError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *packageError) Unwrap() error { return e.err }
+
+// Hint says how to go on.
+func (e *packageError) Hint() string {
+	return "run \"devopsAgent enroll\" again: it goes on with this record; remove " + e.note + " first to make another one"
 }
