@@ -433,17 +433,16 @@ sleep 300; sleep 300
 	ended := make(chan outcome, 1)
 	go func() { ended <- b.runIn(t, t.Context(), dir) }()
 	b.until(t, "first heartbeat", func() bool { return b.count("heartbeat") >= 1 })
-	begin := time.Now()
 	b.mu.Lock()
 	b.cancels = []string{"e-1", "e-other"}
 	b.mu.Unlock()
 	src := filepath.Join(dir, "workspace", "p-1", "src")
 	pids := []int{pidFile(t, filepath.Join(src, "grandchild")), pidFile(t, filepath.Join(src, "session")), pidFile(t, filepath.Join(src, "orphan"))}
 	for _, pid := range pids {
-		dies(t, pid, 7*time.Second)
+		dies(t, pid, 15*time.Second)
 	}
-	if spent := time.Since(begin); spent > 5*time.Second { // two of them until the next heartbeat
-		t.Errorf("it took %v", spent)
+	if spent := time.Since(b.of("heartbeat")[1].at); spent > 5*time.Second {
+		t.Errorf("%v after the worker was told", spent)
 	}
 	if err := os.WriteFile(filepath.Join(src, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -462,7 +461,7 @@ sleep 300; sleep 300
 		t.Errorf("the first heartbeat came after %v", first)
 	}
 	if len(beats) > 1 {
-		if next := beats[1].at.Sub(beats[0].at); next < 1900*time.Millisecond || next > 2500*time.Millisecond {
+		if next := beats[1].at.Sub(beats[0].at); next < 1900*time.Millisecond || next > 4*time.Second { // exactly: in a bubble
 			t.Errorf("the second heartbeat came after %v more", next)
 		}
 	}
