@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/devops-agent/devops-agent/agent"
 	"github.com/devops-agent/devops-agent/agent/config"
@@ -22,7 +22,7 @@ const tokenVariable = "DEVOPS_AGENT_TOKEN"
 func enrollCommand(home *string) *cobra.Command {
 	var gateway, tokenFile, zone string
 	cmd := &cobra.Command{
-		Use: "enroll", Short: "Make this machine an agent of a server", Args: cobra.NoArgs,
+		Use: "enroll", Short: "Make this machine an agent of a server", Args: usage(cobra.NoArgs),
 		Long: "enroll makes an agent record on the server and writes its identity into the home directory.\n" +
 			"The install token comes from --token-file, from the variable " + tokenVariable + ", or from standard input;\n" +
 			"never from the command line, where every user of the machine could read it.\n" +
@@ -47,11 +47,11 @@ func enrollCommand(home *string) *cobra.Command {
 				tokenFile = cfg.Enroll.TokenFile
 			}
 			if gateway == "" {
-				return errors.New("enroll: --gateway is missing")
+				return &missingError{"no gateway", "give its address by --gateway, or as gateway of [enroll] in agent.toml"}
 			}
-			token, err := readToken(tokenFile, cmd.InOrStdin())
+			token, err := readToken(tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
-				return fmt.Errorf("enroll: read install token: %w", err)
+				return err
 			}
 			roots, err := config.Roots(inst.Home)
 			if err != nil {
@@ -79,20 +79,42 @@ func enrollCommand(home *string) *cobra.Command {
 	return cmd
 }
 
-func readToken(file string, stdin io.Reader) (wire.Secret, error) {
+// missingError: enroll was not told something.
+type missingError struct{ what, do string }
+
+// Error says what.
+func (e *missingError) Error() string { return "enroll: " + e.what }
+
+// Hint says how to tell it.
+func (e *missingError) Hint() string { return e.do }
+
+// readToken reads the install token. A person at a terminal is asked, and what they type is not shown.
+func readToken(file string, stdin io.Reader, prompt io.Writer) (wire.Secret, error) {
 	var data []byte
 	var err error
+	keyboard, _ := stdin.(*os.File)
 	switch variable := os.Getenv(tokenVariable); {
 	case file != "" && file != "-":
 		data, err = os.ReadFile(file)
 	case file == "" && variable != "":
 		data = []byte(variable)
+	case keyboard != nil && term.IsTerminal(int(keyboard.Fd())):
+		_, _ = fmt.Fprint(prompt, "install token: ")
+		data, err = term.ReadPassword(int(keyboard.Fd()))
+		_, _ = fmt.Fprintln(prompt)
 	default:
 		data, err = io.ReadAll(io.LimitReader(stdin, 64<<10))
 	}
-	token := strings.TrimSpace(string(data))
-	if err == nil && (token == "" || strings.ContainsAny(token, "\r\n")) {
-		err = errors.New("one line, please")
+	if err != nil {
+		return "", fmt.Errorf("enroll: read install token: %w", err)
 	}
-	return wire.Secret(token), err
+	token := strings.TrimSpace(string(data))
+	switch {
+	case token == "":
+		return "", &missingError{"no install token",
+			"give it by --token-file, in the variable " + tokenVariable + ", or on standard input; \"devopsController enroll-token\" or BK-CI's batch install page makes one"}
+	case strings.ContainsAny(token, "\r\n"):
+		return "", &missingError{"more than one line where the install token should be", "give the token alone"}
+	}
+	return wire.Secret(token), nil
 }

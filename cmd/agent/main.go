@@ -44,7 +44,7 @@ func commands(umask int) *cobra.Command {
 		Short: "Build agent for BlueKing CI",
 		Long: "devopsAgent takes builds from a BlueKing CI server and runs them on this machine.\n" +
 			"Without a command it runs as the agent of its home directory.",
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Args: usage(cobra.NoArgs), SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runAgent(cmd.Context(), home, false, stderr, umask)
 		},
@@ -52,10 +52,12 @@ func commands(umask int) *cobra.Command {
 	root.PersistentFlags().StringVar(&home, "home", "", "home directory of the agent (default: that of the program)")
 	root.PersistentFlags().BoolVar(&stderr, "stderr", false, "log to standard error as well, also when it is no terminal")
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
 
 	full := false
 	version := &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text := cli.Version()
 			if full {
@@ -67,19 +69,19 @@ func commands(umask int) *cobra.Command {
 	}
 	version.Flags().BoolVarP(&full, "full", "f", false, "with commit and time")
 	root.AddCommand(version, &cobra.Command{
-		Use: "fullVersion", Short: "Print version, commit and time", Args: cobra.NoArgs, Hidden: true,
+		Use: "fullVersion", Short: "Print version, commit and time", Args: usage(cobra.NoArgs), Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), cli.FullVersion())
 			return err
 		},
 	}, &cobra.Command{
-		Use: "run", Short: "Run the agent (the default)", Args: cobra.NoArgs,
+		Use: "run", Short: "Run the agent (the default)", Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runAgent(cmd.Context(), home, false, stderr, umask)
 		},
 	}, &cobra.Command{
 		Use: "debug [on|off]", Short: "Run without upgrades; or switch that on or off for later starts",
-		Args: cobra.MaximumNArgs(1), ValidArgs: []string{"on", "off"},
+		Args: usage(cobra.MaximumNArgs(1)), ValidArgs: []string{"on", "off"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return runAgent(cmd.Context(), home, true, stderr, umask)
@@ -88,6 +90,39 @@ func commands(umask int) *cobra.Command {
 		},
 	}, enrollCommand(&home))
 	return root
+}
+
+// usage makes a usageError of what is wrong with the arguments.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return &usageError{cmd: cmd, args: args, err: err}
+		}
+		return nil
+	}
+}
+
+// usageError: the command line is not one of ours.
+type usageError struct {
+	cmd  *cobra.Command
+	args []string
+	err  error
+}
+
+// Error is cobra's text.
+func (e *usageError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *usageError) Unwrap() error { return e.err }
+
+// Hint names the verb that was perhaps meant, or where they are listed.
+func (e *usageError) Hint() string {
+	if len(e.args) > 0 && !e.cmd.HasParent() {
+		if meant := e.cmd.SuggestionsFor(e.args[0]); len(meant) > 0 {
+			return "did you mean \"" + e.cmd.CommandPath() + " " + meant[0] + "\"?"
+		}
+	}
+	return "\"" + e.cmd.CommandPath() + " --help\" says what there is"
 }
 
 // open finds the installation of this program, or that of --home.
@@ -116,6 +151,7 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
 
+	surviveReaders()
 	cfg, err := config.LoadConfig(inst.Path("agent.toml"))
 	if err != nil {
 		return logged(inst, err)
@@ -124,7 +160,7 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		cfg.Log.Level = slog.LevelDebug
 	}
 	log, err := cli.OpenLog(cli.LogOptions{
-		File: inst.Path("logs", "devopsAgent.log"), Console: console(stderr), Level: cfg.Log.Level,
+		File: inst.Path("logs", "devopsAgent.log"), Console: console(stderr), Fallback: os.Stderr, Level: cfg.Log.Level,
 		KeepDays: cfg.Log.KeepDays, KeepFiles: cfg.Log.KeepFiles, MaxSizeMB: cfg.Log.MaxSizeMB,
 	})
 	if err != nil {
@@ -209,7 +245,7 @@ func switchDebug(home, word string) error {
 			err = nil
 		}
 	default:
-		return fmt.Errorf("debug %s: on or off, please", word)
+		return fmt.Errorf("debug %q: on or off, please", word)
 	}
 	if err != nil {
 		return fmt.Errorf("switch debug mode %s: %w", word, err)
