@@ -57,7 +57,7 @@ echo "$gateway"
 say "agent: enrolled with a token, started in a home of its own"
 cp "$bin/devopsAgent$suffix" "$home/devopsAgent"
 cp "$bin/devopsWorker$suffix" "$home/devopsWorker"
-"$controller" enroll-token --data "$data" | "$home/devopsAgent" enroll --gateway "$gateway"
+"$controller" enroll-token --data "$data" 2>"$dir/controller-token.log" | "$home/devopsAgent" enroll --gateway "$gateway"
 "$home/devopsAgent" &
 pids+=($!)
 await "the agent's first contact" grep -q 'Startup accepted' "$home/logs/devopsAgent.log"
