@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ func BenchmarkDesign(b *testing.B) {
 	b.Run("held", d.held)
 	b.Run("burst", d.burst)
 	b.Run("seat", d.seat)
+	b.Run("killed", d.killed)
 	b.Run("polled", d.polled)
 	b.Run("idle", d.idle)
 	b.Run("sizes", d.sizes)
@@ -155,7 +157,7 @@ func (d *design) site(b *testing.B, set map[string]string) *site {
 		Project string `json:"project"`
 		Secret  string `json:"secret"`
 	}
-	if err := s.post("/agents", struct{}{}, &id); err != nil {
+	if err := s.call(http.MethodPost, "/agents", struct{}{}, &id); err != nil {
 		b.Fatal(err)
 	}
 	o := timed(lab.HomeOptions{Gateway: s.URL, Set: set})
@@ -168,13 +170,16 @@ func (d *design) site(b *testing.B, set map[string]string) *site {
 	return s
 }
 
-// post makes a call of the operator's API.
-func (s *site) post(path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
+// call makes a call of the operator's API; in is nil for one without a body.
+func (s *site) call(method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
 	}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.api+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, s.api+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -186,7 +191,7 @@ func (s *site) post(path string, in, out any) error {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return fmt.Errorf("POST %s: %s: %s", path, resp.Status, text)
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
 }
@@ -196,8 +201,25 @@ func (s *site) submit() (string, error) {
 	var said struct {
 		ID string `json:"id"`
 	}
-	err := s.post("/builds", map[string]any{"spec": map[string]any{"name": "bench", "steps": []any{map[string]any{"script": "true"}}}}, &said)
+	err := s.call(http.MethodPost, "/builds", map[string]any{"spec": map[string]any{"name": "bench", "steps": []any{map[string]any{"script": "true"}}}}, &said)
 	return said.ID, err
+}
+
+// rush submits builds all at once.
+func (s *site) rush(n int) []string {
+	s.b.Helper()
+	builds, errs := make([]string, n), make([]error, n)
+	var calls sync.WaitGroup
+	for i := range n {
+		calls.Go(func() { builds[i], errs[i] = s.submit() })
+	}
+	calls.Wait()
+	for _, err := range errs {
+		if err != nil {
+			s.b.Fatal(err)
+		}
+	}
+	return builds
 }
 
 // done waits until the reports of builds have been answered.
@@ -464,17 +486,7 @@ func (d *design) burst(b *testing.B) {
 	var last times
 	for range rounds {
 		queued := time.Now()
-		builds, errs := make([]string, n), make([]error, n)
-		var calls sync.WaitGroup
-		for i := range n {
-			calls.Go(func() { builds[i], errs[i] = s.submit() })
-		}
-		calls.Wait()
-		for _, err := range errs {
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
+		builds := s.rush(n)
 		s.done(builds...)
 		var worst time.Duration
 		for _, id := range builds {
@@ -511,6 +523,44 @@ func (d *design) seat(b *testing.B) {
 	}
 	d.add(b, row{what: "worker exit → exec of the next queued build, agent limit 1, our controller", original: "next poll (≤ 5 s)", wanted: "–",
 		measured: gaps.String(), how: fmt.Sprintf("%d builds in the queue: exit noticed, seat free, asked, handed out, started", n)}, gaps.metric("seat"))
+}
+
+// killed: what becomes of builds whose agent is killed. One that is reported as the success it was has not been orphaned.
+func (d *design) killed(b *testing.B) {
+	const n = 8
+	s := d.site(b, map[string]string{"devops.parallel.task.count": strconv.Itoa(n)})
+	if err := os.WriteFile(s.home.LabPath("hold"), []byte("3s"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	orphaned := 0
+	for _, away := range []time.Duration{0, 4 * time.Second} { // back while they run, and when they have ended
+		builds := s.rush(n)
+		for _, id := range builds {
+			if !lab.Eventually(startLimit, func() bool { began, _ := tick(s.home, id); return !began.IsZero() }) {
+				b.Fatalf("build %s did not run; log: %s", id, s.home.Log())
+			}
+		}
+		s.agent.Kill()
+		<-time.After(away)
+		s.agent = s.home.Start("SHELL=" + d.clock)
+		lab.Eventually(startLimit, func() bool { // what has not been reported by then is counted below
+			return !slices.ContainsFunc(builds, func(id string) bool { return s.reported(id).IsZero() })
+		})
+		for _, id := range builds {
+			var found struct {
+				Report struct{ Success bool }
+			}
+			if err := s.call(http.MethodGet, "/builds/"+id, nil, &found); err != nil {
+				b.Fatal(err)
+			}
+			if _, ended := tick(s.home, id); ended.IsZero() || !found.Report.Success {
+				orphaned++
+			}
+		}
+	}
+	d.add(b, row{what: "builds orphaned by a kill of the agent", original: "all", wanted: "0", measured: fmt.Sprintf("%d of %d", orphaned, 2*n),
+		met: says(orphaned == 0), how: "kill -9 with 8 builds running; the next agent comes at once, or when they have ended; each ran to its end and was reported as it ended"},
+		metric{float64(orphaned), "orphaned"})
 }
 
 // polled: towards a server that does not let agents wait, as BK-CI, at the pace of the protocol. Its parts run side by
