@@ -197,8 +197,8 @@ func TestAcceptanceNoSecretAnywhere(t *testing.T) {
 // The numbers of acceptance 4.
 const (
 	garbageWanted = 1000
-	splitAgents   = 26
-	askAgents     = 12
+	splitAgents   = 36
+	askAgents     = 16
 	memoryLimit   = 60 << 20
 )
 
@@ -247,6 +247,10 @@ func TestAcceptanceGarbage(t *testing.T) {
 						return kinds.pick(random, e, w)
 					})
 				}
+				for n := range 5 {
+					w.rec.QueuePipeline(lab.Command(fmt.Sprint(n), "echo fine"))
+				}
+				w.rec.Offer("worker")
 				w.launch()
 				for given.Load() < garbageWanted && time.Now().Before(deadline) {
 					w.watch(time.Second)
@@ -255,6 +259,7 @@ func TestAcceptanceGarbage(t *testing.T) {
 				rss, peak, err := lab.Memory(w.agent.Pid())
 				s.check(outside, err == nil && peak <= memoryLimit, "agent %d: %d MiB resident, %d MiB at most, limit %d MiB (%v)", i, rss>>20, peak>>20, memoryLimit>>20, err)
 				peaks[i] = peak
+				w.rec.Offer()
 				build := lab.NewBuild()
 				w.rec.Queue(build)
 				q := w.mustFinish(180*time.Second, build)

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,16 @@ func TestMain(m *testing.M) {
 		if err := os.Setenv("E2E_DIR", dir); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			return 1
+		}
+		// Tests that go parallel wait for most of their time: more of them at once than there are processors.
+		flag.Parse()
+		asked := false
+		flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+		if !asked {
+			if err := flag.Set("test.parallel", "16"); err != nil {
+				fmt.Fprintln(os.Stderr, "e2e:", err)
+				return 1
+			}
 		}
 		return m.Run()
 	}())
