@@ -63,6 +63,7 @@ type Agent struct {
 	scripts  *job.Scripts
 	versions *host.Prober
 	user     string
+	system   string // name and release of the operating system
 
 	http atomic.Pointer[http.Client]
 	envs atomic.Pointer[map[string]string] // pushed by the server, for workers
@@ -73,7 +74,7 @@ type Agent struct {
 	waits      atomic.Bool                    // the server knows "Prefer: wait"
 	workerLost atomic.Bool                    // the last build found no worker at all
 	exitError  atomic.Pointer[wire.ExitError] // to be told with the next heartbeat
-	noUpgrade  atomic.Int64                   // no upgrade is asked for before this time, in ns since 1970
+	noUpgrade  atomic.Pointer[time.Time]      // no upgrade is asked for before this time
 	probing    atomic.Bool                    // a new gateway is being tried
 	diskFull   atomic.Bool                    // no room for builds when last looked
 	creator    atomic.Bool                    // the server has said whether this machine is in create mode
@@ -102,6 +103,7 @@ func New(o Options) (*Agent, error) {
 		scripts: &job.Scripts{Home: o.Installation.Home, GOOS: o.GOOS, Umask: o.Umask, Log: o.Log,
 			Timeout: o.Config.Scripts.Timeout, MaxOutput: int(o.Config.Scripts.MaxOutput)},
 		versions: host.NewProber(o.Installation.Home, host.Exec, o.Log),
+		system:   host.OSVersion(),
 		reports:  map[string]*pending{},
 		tasks:    map[string]bool{},
 		failed:   map[string]time.Time{},

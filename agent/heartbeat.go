@@ -33,7 +33,7 @@ func (a *Agent) heartbeat() wire.Heartbeat {
 		AgentInstallPath:    a.Installation.Home,
 		StartedUser:         a.user,
 		TaskList:            a.slots.Running(),
-		Props:               wire.HostProps{Arch: a.GOARCH, JDKVersion: jdk, DockerInit: a.dockerInit(s), OSVersion: host.OSVersion()},
+		Props:               wire.HostProps{Arch: a.GOARCH, JDKVersion: jdk, DockerInit: a.dockerInit(s), OSVersion: a.system},
 		DockerParallelCount: s.DockerParallel,
 		DockerTaskList:      a.slots.RunningDocker(),
 		ErrorExitData:       a.exitError.Load(),
