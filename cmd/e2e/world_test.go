@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,16 @@ func (s *S) worldOn(rec *lab.Recorder, o lab.HomeOptions) *world {
 	if o.Mode == "" && s.mode != "worker" {
 		o.Mode = s.mode
 	}
-	w := &world{S: s, rec: rec, home: lab.NewHome(s, s.programs, o)}
+	w := &world{S: s, rec: rec}
+	s.Cleanup(func() { // the last of this home's: its programs have ended
+		data, _ := os.ReadFile(w.home.LabPath("output"))
+		for _, trouble := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+			if _, rest, found := strings.Cut(string(data), trouble); found {
+				s.Errorf("a program said %s%.2000s", trouble, rest)
+			}
+		}
+	})
+	w.home = lab.NewHome(s, s.programs, o)
 	s.mu.Lock()
 	s.homes = append(s.homes, w.home)
 	s.mu.Unlock()
