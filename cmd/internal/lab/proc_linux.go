@@ -39,13 +39,21 @@ func Marked(entry string) []int {
 	})
 }
 
-// KillMarked kills the processes whose environment has an entry, and returns them.
+// KillMarked kills the processes whose environment has an entry, and returns them. It looks until it finds none: one that
+// was killed may have started another just before.
 func KillMarked(entry string) []int {
-	pids := Marked(entry)
-	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	var killed []int
+	for range 20 {
+		pids := Marked(entry)
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		killed = append(killed, pids...)
 	}
-	return pids
+	return killed
 }
 
 // CommandLines returns the processes that have a text in their arguments.
