@@ -72,17 +72,15 @@ unit: tools
 	@command -v gcc >/dev/null 2>&1 || echo "no C compiler: unit tests run without the race detector"
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 10m $$(go list ./... | grep -v /cmd/e2e$$)
 
+# the built programs against a recording server; ends with the table of the protocol's 127 statements
 e2e: tools
-	CGO_ENABLED=0 go test -timeout 20m -count=1 ./cmd/e2e
+	@mkdir -p bin
+	@CGO_ENABLED=0 STATEMENTS_TABLE=$(CURDIR)/bin/statements.txt go test -timeout 20m -count=1 ./cmd/e2e; code=$$?; \
+		cat bin/statements.txt 2>/dev/null; exit $$code
 
 # every fuzz target for FUZZTIME, on what it has found before and on new inputs
 fuzz:
-	@go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
-		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go 2>/dev/null | cut -c6- | sort -u); do \
-			echo "fuzz $$pkg $$f"; \
-			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
-		done; \
-	done
+	@bash scripts/fuzz.sh $(FUZZTIME)
 
 bench: build
 	bash scripts/bench.sh

@@ -1,4 +1,3 @@
-// Command devopsWorker runs one build for an agent, with the command line of worker-agent.jar (protocol §3.6.4).
 package main
 
 import (
