@@ -431,6 +431,9 @@ func (s *Server) finished(b *build, a *agent, in wire.Finish, now time.Time) *ti
 		return s.save(b)
 	case b.CancelRequested:
 		return s.finish(b, Cancelled, "", now)
+	case in.Success && began && b.done(): // only its last call got lost
+		state, message := b.verdict("")
+		return s.finish(b, state, message, now)
 	case in.Success && began:
 		return s.finish(b, Failed, "its worker ended without reporting the end of the build", now)
 	case in.Success:

@@ -618,3 +618,50 @@ func TestARestartKeepsEverything(t *testing.T) {
 		}
 	}
 }
+
+// An original worker may send 1000 lines of 16,384 characters in one call (protocol §6.8).
+func TestALargeLogCallIsTaken(t *testing.T) {
+	w := serve(t, Options{})
+	m := w.imported(NewAgent{})
+	m.settle()
+	b := w.submit(oneStep("x"))
+	m.ask(asking(wire.All), time.Second)
+	m.start(b.ID)
+	lines := make([]wire.LogLine, 1+maxBody/16384)
+	for i := range lines {
+		lines[i] = wire.LogLine{Message: strings.Repeat("x", 16384)}
+	}
+	if r := m.worker(b.ID, "POST", wire.PathLogsMulti, lines, nil); r.code != 200 || r.env.Status != 0 {
+		t.Errorf("a full batch: %d %s", r.code, r.body)
+	}
+	if r := m.worker(b.ID, "POST", wire.PathLogsMulti, []wire.LogLine{{Message: strings.Repeat("\n", maxLines) + "x"}}, nil); r.code != 400 {
+		t.Errorf("too many lines: %d %.200s", r.code, r.body)
+	}
+}
+
+func TestVariablesAreMeasuredInCharacters(t *testing.T) {
+	w := serve(t, Options{})
+	m := w.imported(NewAgent{})
+	m.settle()
+	b := w.submit(oneStep("x"))
+	m.ask(asking(wire.All), time.Second)
+	m.start(b.ID)
+	task := m.claimTask(b.ID)
+	long := strings.Repeat("字", 4000)
+	m.complete(b.ID, wire.TaskResult{TaskID: *task.TaskID, Success: true, BuildResult: map[string]string{"fits": long, "long": long + "x"}})
+	vars := w.build(b.ID).Variables
+	if _, there := vars["long"]; vars["fits"] != long || there {
+		t.Errorf("fits: %d bytes, long kept: %t", len(vars["fits"]), there)
+	}
+}
+
+func TestDoubledSlashesCountAsOne(t *testing.T) {
+	w := serve(t, Options{})
+	m := w.machine(NewAgent{})
+	for _, path := range []string{"/" + wire.PathStartup, strings.Replace(wire.PathStartup, "/startup", "//startup", 1)} {
+		r := m.call("POST", path, m.header(), wire.Startup{HostName: "h", HostIP: "10.0.0.1", DetectOS: "linux"})
+		if r.code != 200 || r.env.Status != 0 {
+			t.Errorf("%s: %d %s", path, r.code, r.body)
+		}
+	}
+}

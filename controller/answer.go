@@ -15,8 +15,12 @@ import (
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
-// maxBody bounds a request body.
-const maxBody = 8 << 20
+// maxBody bounds a request body, maxLogBody one with log lines: a worker may send 1000 of 16,384 characters at once
+// (protocol §6.8), which take up to three bytes each and more when they are escaped.
+const (
+	maxBody    = 8 << 20
+	maxLogBody = 64 << 20
+)
 
 // result is the envelope of the environment and log services, agentResult that of dispatch (protocol §1.3).
 type result struct {
@@ -71,13 +75,15 @@ func send(w http.ResponseWriter, code int, v any) error {
 	return nil
 }
 
-// readBody reads a bounded request body and refuses longer ones.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+// readBody reads a request body of at most maxBody bytes and refuses longer ones.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) { return readUpTo(w, r, maxBody) }
+
+func readUpTo(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		var long *http.MaxBytesError
 		if errors.As(err, &long) {
-			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("body longer than %d bytes", maxBody))
+			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("body longer than %d bytes", limit))
 		} else {
 			refuse(w, http.StatusBadRequest, "body: "+err.Error())
 		}

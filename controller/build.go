@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -69,6 +70,8 @@ type StepState struct {
 	ErrorType  string  `json:"errorType,omitempty"`
 	ErrorCode  int     `json:"errorCode,omitempty"`
 	Progress   float64 `json:"progress,omitempty"` // 0..1, as the step says
+
+	began time.Time // StartedAt on a clock that nobody sets
 }
 
 // AgentReport is how the agent said the build ended (protocol §1.6.8).
@@ -91,21 +94,34 @@ type build struct {
 	spec     Spec
 	text     string        // of spec, as stored
 	since    time.Time     // of the hand-out, or of our own start
+	began    time.Time     // StartedAt on a clock that nobody sets
 	beat     time.Time     // when the worker was last heard of, or of our own start
 	asked    time.Time     // when cancelling began, or of our own start
 	changed  chan struct{} // closed and replaced at every change and every log line
 	lastSave *ticket
-	lines    int64 // in the log, as far as this process knows
+	start    *ticket // of the answer to "started", nil when an earlier process gave it
+	lines    int64   // in the log, as far as this process knows
 }
 
 const (
 	vmSeq       = "1"       // our builds have one job
 	containerID = "1"       // and it is the first
 	jobID       = "job"     // makes jobs.job.steps.<id>.outputs usable (protocol §6.7)
+	maxValue    = 4000      // characters of a variable that a step reports, as Java counts them (protocol §6.5)
 	vmBuild     = "vmBuild" // container type of a job on a machine
 )
 
 func millis(t time.Time) int64 { return t.UnixMilli() }
+
+// resume sets the times that are not stored. Limits are measured by them, because the clock of the machine may be
+// set at any time; only the part before our own start has to be taken from it.
+func (b *build) resume(now time.Time) {
+	ago := func(at int64) time.Time { return now.Add(min(0, time.UnixMilli(at).Sub(now))) }
+	b.began = ago(b.StartedAt)
+	for i := range b.Steps {
+		b.Steps[i].began = ago(b.Steps[i].StartedAt)
+	}
+}
 
 // notify wakes everybody who follows the build.
 func (b *build) notify() {
@@ -201,7 +217,7 @@ func (b *build) claim(now time.Time, os string) wire.BuildTask {
 	state, step := &b.Steps[i], &b.spec.Steps[i]
 	if state.State == Pending {
 		state.State = Running
-		state.StartedAt = millis(now)
+		state.StartedAt, state.began = millis(now), now
 	}
 	kind, container, version, token := wire.TaskLinuxScript, vmBuild, "1.0", ""
 	if os == "windows" {
@@ -278,10 +294,13 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 		state.Message = clip(*r.Message, 4000)
 	}
 	for name, value := range r.BuildResult {
+		if len(name) > 1000 || len(value) > maxValue && len(utf16.Encode([]rune(value))) > maxValue {
+			continue // half a value would be a wrong one
+		}
 		if b.Vars == nil {
 			b.Vars = make(map[string]string)
 		}
-		b.Vars[clip(name, 1000)] = clip(value, 4000)
+		b.Vars[name] = value
 	}
 	for _, name := range r.SensitiveKeys {
 		if !slices.Contains(b.Hidden, name) {
@@ -326,7 +345,7 @@ func (b *build) overTime(i int, now time.Time) bool {
 	if limit%time.Minute == 0 {
 		limit += 5 * time.Second
 	}
-	return now.Sub(time.UnixMilli(b.Steps[i].StartedAt)) >= limit
+	return now.Sub(b.Steps[i].began) >= limit
 }
 
 // toCancel lists the steps that the worker is to kill (protocol §6.6), nil when there are none.
@@ -370,6 +389,11 @@ func (b *build) verdict(said string) (State, string) {
 		return Failed, open
 	}
 	return Succeeded, said
+}
+
+// done reports whether all steps are over.
+func (b *build) done() bool {
+	return !slices.ContainsFunc(b.Steps, func(s StepState) bool { return !s.State.Over() })
 }
 
 func (s *StepState) label() string {

@@ -13,6 +13,9 @@ import (
 // maxLine bounds one log line in bytes; workers cut theirs at 16,384 characters (protocol §6.8).
 const maxLine = 128 << 10
 
+// maxLines bounds the lines of one call; workers send 1000 (protocol §6.8).
+const maxLines = 100_000
+
 // statusLogFull tells a worker to keep the rest of a log to itself (protocol §6.8).
 const statusLogFull = 509
 
@@ -20,18 +23,18 @@ const statusLogFull = 509
 // the agent may have something to say about its end. kind is the type of lines that have none.
 func (s *Server) logLines(kind string, many bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		data, read := readBody(w, r)
+		_, b := s.session(r)
+		if b == nil {
+			buildEnded(w)
+			return
+		}
+		data, read := readUpTo(w, r, maxLogBody)
 		if !read {
 			return
 		}
 		lines, err := decodeLines(data, kind, many)
 		if err != nil {
 			refuse(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		_, b := s.session(r)
-		if b == nil {
-			buildEnded(w)
 			return
 		}
 		if len(lines) == 0 {
@@ -94,7 +97,9 @@ func decodeLines(data []byte, kind string, many bool) ([]Line, error) {
 		}
 		for text := range strings.SplitSeq(strings.TrimSuffix(l.Message, "\n"), "\n") {
 			line.Message = clip(strings.TrimSuffix(text, "\r"), maxLine)
-			lines = append(lines, line)
+			if lines = append(lines, line); len(lines) > maxLines {
+				return nil, fmt.Errorf("body: more than %d lines", maxLines)
+			}
 		}
 	}
 	return lines, nil

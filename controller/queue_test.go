@@ -601,3 +601,82 @@ func TestABuildThatNeverBeginsFailsInTheEnd(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestALastCallThatGotLostDoesNotCostTheBuild(t *testing.T) {
+	w := serve(t, Options{})
+	m := w.imported(NewAgent{})
+	m.settle()
+	for _, c := range []struct {
+		success bool
+		state   State
+	}{{true, Succeeded}, {false, Failed}} {
+		b := w.submit(oneStep("x"))
+		got := m.ask(asking(wire.All), time.Second).Build
+		if got == nil {
+			t.Fatal("no build")
+		}
+		m.start(b.ID)
+		task := m.claimTask(b.ID)
+		m.complete(b.ID, wire.TaskResult{TaskID: *task.TaskID, Success: c.success})
+		if err := m.client.Finish(t.Context(), wire.Finish{Build: *got, Success: true}); err != nil {
+			t.Fatal(err)
+		}
+		if end := w.build(b.ID); end.State != c.state {
+			t.Errorf("step success %t, worker gone: %s %q, want %s", c.success, end.State, end.Message, c.state)
+		}
+	}
+}
+
+// The worker repeats a call that we answered with 503 under the same retry count (protocol §6.1).
+func TestAStartThatTheDiskRefusedMayBeRepeated(t *testing.T) {
+	w := serve(t, Options{Dir: t.TempDir()})
+	m := w.imported(NewAgent{})
+	m.settle()
+	b := w.submit(oneStep("x"))
+	m.ask(asking(wire.All), time.Second)
+	breaking := func(err error) {
+		w.server.store.lead <- struct{}{}
+		w.server.store.fail = func() error { return err }
+		<-w.server.store.lead
+	}
+	breaking(errors.New("no space left on device"))
+	for range 2 {
+		if r := m.worker(b.ID, "PUT", wire.PathWorkerStarted+"?retryCount=0", nil, nil); r.code != 503 {
+			t.Errorf("with a full disk: %d %s", r.code, r.body)
+		}
+	}
+	breaking(nil)
+	m.start(b.ID)
+	if r := m.worker(b.ID, "PUT", wire.PathWorkerStarted+"?retryCount=0", nil, nil); r.env.ErrorCode != wire.CodeAlreadyStarted {
+		t.Errorf("a second worker: %d %s", r.code, r.body)
+	}
+}
+
+func TestLimitsDoNotMindTheClockBeingSet(t *testing.T) {
+	w := serve(t, Options{JobGrace: time.Nanosecond})
+	m := w.imported(NewAgent{})
+	m.settle()
+	b := w.submit(Spec{Steps: []Step{{Script: "x", Timeout: Duration(time.Hour)}}})
+	m.ask(asking(wire.All), time.Second)
+	m.start(b.ID)
+	m.claimTask(b.ID)
+	held, err := w.server.find(b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server.mu.Lock()
+	day := (24 * time.Hour).Milliseconds()
+	held.StartedAt -= day // as if the clock had been put forward by a day since
+	held.Steps[0].StartedAt -= day
+	cancel := held.toCancel(time.Now())
+	w.server.mu.Unlock()
+	w.server.lapse(time.Now())
+	if now := w.build(b.ID); now.State != Running || cancel != nil {
+		t.Errorf("%s %q, steps to cancel: %v", now.State, now.Message, cancel)
+	}
+	restarted := *held
+	restarted.resume(time.Now())
+	if !restarted.overTime(0, time.Now()) {
+		t.Error("after a restart the stored time must count")
+	}
+}

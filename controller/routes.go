@@ -95,8 +95,12 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mux.ServeHTTP(w, r)
 }
 
-// servicePath strips /ms and the name of a service that is followed by /api/.
+// servicePath strips /ms and the name of a service that is followed by /api/. Slashes in a row count as one: an agent
+// whose gateway ends with a slash sends two (protocol §1.1).
 func servicePath(path string) string {
+	for strings.Contains(path, "//") {
+		path = strings.ReplaceAll(path, "//", "/")
+	}
 	rest := strings.TrimPrefix(path, "/ms")
 	if !strings.HasPrefix(rest, "/") {
 		return path

@@ -203,7 +203,9 @@ func scanBuild(scan func(...any) error, now time.Time) (*build, error) {
 	if err := json.Unmarshal([]byte(spec), &b.spec); err != nil {
 		return nil, err
 	}
-	return b, json.Unmarshal([]byte(doc), b)
+	err := json.Unmarshal([]byte(doc), b)
+	b.resume(now)
+	return b, err
 }
 
 // Run looks after the timers until ctx is done: silent agents and workers, builds that were handed out and never
@@ -267,7 +269,7 @@ func (s *Server) expireBuild(b *build, now time.Time) {
 		s.finish(b, Failed, fmt.Sprintf("it was being cancelled when its worker fell silent for %v: processes may be left on the machine", s.opts.CancelSilence), now)
 	case now.Sub(b.beat) >= s.opts.WorkerSilence:
 		s.finish(b, Failed, fmt.Sprintf("its worker was not heard of for %v", s.opts.WorkerSilence), now)
-	case now.Sub(time.UnixMilli(b.StartedAt)) >= limit+s.opts.JobGrace && now.Sub(b.since) >= s.opts.JobGrace:
+	case now.Sub(b.began) >= limit+s.opts.JobGrace && now.Sub(b.since) >= s.opts.JobGrace:
 		s.finish(b, Failed, fmt.Sprintf("its time limit of %v is over, and the worker did not stop", limit), now)
 	}
 }

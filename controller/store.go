@@ -132,6 +132,19 @@ func (t *ticket) wait() error {
 	return t.err
 }
 
+// refused reports whether the change was tried and is not on disk. A nil ticket was not refused.
+func (t *ticket) refused() bool {
+	if t == nil {
+		return false
+	}
+	select {
+	case <-t.done:
+		return t.err != nil
+	default:
+		return false
+	}
+}
+
 // flush commits all pending changes. A change that cannot be applied does not cost the others: they are then
 // committed one by one.
 func (st *store) flush() {

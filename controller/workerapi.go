@@ -121,23 +121,25 @@ func isRunning(b *build) bool { return b.State == Running }
 // wasRunning also lets a worker repeat its last calls after the answer was lost: they are idempotent.
 func wasRunning(b *build) bool { return b.State == Running || b.State.Over() && b.StartedAt != 0 }
 
-// started is PUT …/started. A second worker is refused; a repeated call of the first, which shows in its retry
-// count, is not (protocol §6.1).
+// started is PUT …/started. A second worker is refused; a repeated call of the first is not. It shows in its retry
+// count, or follows a call that we had to answer with 503: those are repeated under the same count (protocol §6.1).
 func (s *Server) started(r *http.Request, a *agent, b *build, now time.Time) (any, *ticket) {
 	if b.State == Running {
 		retry, err := strconv.Atoi(r.URL.Query().Get("retryCount"))
-		if err != nil || retry <= 0 {
+		if (err != nil || retry <= 0) && !b.start.refused() {
 			return workerError{wire.CodeAlreadyStarted, "another worker has started this build"}, nil
 		}
-		return b.variables(a.HostName), s.save(b)
+		b.start = s.save(b)
+		return b.variables(a.HostName), b.start
 	}
 	s.unqueue(b) // it was given up for lost, and was not
 	b.State, b.StartedAt = Running, millis(now)
-	b.since = now
+	b.since, b.began = now, now
 	a.builds[b.ID] = b
 	b.notify()
 	s.log.Info("Build started", "build", b.ID, "agent", a.ID)
-	return b.variables(a.HostName), s.save(b)
+	b.start = s.save(b)
+	return b.variables(a.HostName), b.start
 }
 
 // mayStart: handed out, running (for the answer above), or re-queued and not yet given to anybody else.

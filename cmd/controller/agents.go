@@ -45,7 +45,7 @@ func printAgents(out io.Writer, list []controller.AgentInfo) error {
 		if a.Arch != "" {
 			system += "/" + a.Arch
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", a.ID, a.Status, a.HostName, system, a.AgentVersion, a.WorkerVersion,
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", a.ID, a.Status, plainLine(a.HostName), plainLine(system), plainLine(a.AgentVersion), plainLine(a.WorkerVersion),
 			len(a.Builds), strings.Join(a.Labels, ","))
 	}
 	return w.Flush()
@@ -195,7 +195,7 @@ func pipelineCommand(f *flags) *cobra.Command {
 			if f.json {
 				err = f.printJSON(s)
 			} else {
-				_, err = fmt.Fprintln(f.out, strings.TrimRight(s.Response, "\n"))
+				_, err = fmt.Fprintln(f.out, plainLine(strings.TrimRight(s.Response, "\n")))
 			}
 			if err == nil && s.Status != wire.PipelineSuccess {
 				return &cli.Exit{Code: 1}

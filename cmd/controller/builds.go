@@ -43,7 +43,7 @@ func buildsCommand(f *flags) *cobra.Command {
 			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
 			_, _ = fmt.Fprintln(w, "NUMBER\tID\tNAME\tSTATE\tAGENT\tQUEUED\tWAITED\tRAN")
 			for _, b := range list {
-				_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.ID, b.Name, b.State, b.AgentHost,
+				_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.ID, plainLine(b.Name), b.State, plainLine(b.AgentHost),
 					time.UnixMilli(b.QueuedAt).Format(time.DateTime), took(b.QueuedAt, b.StartedAt), took(b.StartedAt, b.FinishedAt))
 			}
 			return w.Flush()
@@ -63,12 +63,12 @@ func took(from, to int64) string {
 
 func (f *flags) showBuild(b controller.Build) error {
 	w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintf(w, "build\t#%d %s\nname\t%s\nstate\t%s\nagent\t%s %s\n", b.Number, b.ID, b.Name, b.State, b.AgentHost, b.Agent)
+	_, _ = fmt.Fprintf(w, "build\t#%d %s\nname\t%s\nstate\t%s\nagent\t%s %s\n", b.Number, b.ID, plainLine(b.Name), b.State, plainLine(b.AgentHost), b.Agent)
 	if b.Message != "" {
 		_, _ = fmt.Fprintf(w, "message\t%s\n", plainLine(b.Message))
 	}
 	for i, s := range b.Steps {
-		_, _ = fmt.Fprintf(w, "step %d\t%s\t%s\t%s\t%s\n", i+1, s.Name, s.State, took(s.StartedAt, s.FinishedAt), plainLine(s.Message))
+		_, _ = fmt.Fprintf(w, "step %d\t%s\t%s\t%s\t%s\n", i+1, plainLine(s.Name), s.State, took(s.StartedAt, s.FinishedAt), plainLine(s.Message))
 	}
 	if r := b.Report; r != nil {
 		_, _ = fmt.Fprintf(w, "agent said\tsuccess=%t %s\n", r.Success, plainLine(r.Message))

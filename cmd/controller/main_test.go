@@ -33,6 +33,8 @@ func TestATerminalGetsNothingButText(t *testing.T) {
 		"\x1b[31mred\x1b[0m":            "\x1b[31mred\x1b[0m",
 		"a\x1b]0;title\x07b\x1b[2Jc\rd": "a]0;titleb[2Jcd",
 		"zwölf":                         "zwölf",
+		"a\u009b31mb\u0085c":            "a31mbc",
+		"txt.\u202eexe\u2066":           "txt.exe",
 	} {
 		if got := plainLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)

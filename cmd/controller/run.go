@@ -299,7 +299,7 @@ func (p *progress) header(fits func(controller.StepState) bool) {
 			continue
 		}
 		for ; p.step <= i; p.step++ {
-			p.say("step %d/%d: %s", p.step+1, len(p.build.Steps), p.build.Steps[p.step].Name)
+			p.say("step %d/%d: %s", p.step+1, len(p.build.Steps), plainLine(p.build.Steps[p.step].Name))
 		}
 		return
 	}
@@ -309,7 +309,7 @@ func where(b controller.Build) string {
 	if b.AgentHost == "" {
 		return "agent " + b.Agent
 	}
-	return b.AgentHost + " (agent " + b.Agent + ")"
+	return plainLine(b.AgentHost) + " (agent " + b.Agent + ")"
 }
 
 // summary is the last line: status and durations.
@@ -329,13 +329,14 @@ func summary(b controller.Build) string {
 
 var (
 	marker  = regexp.MustCompile(`^##\[(error|warning|debug|command)\]`)
-	control = regexp.MustCompile(`\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f]`)
+	control = regexp.MustCompile(`\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x{9f}\x{202a}-\x{202e}\x{2066}-\x{2069}]`)
 )
 
-// plainLine takes from a log line what a terminal must not get, colours apart, and the markers of its type.
+// plainLine takes from a log line what a terminal must not get, colours apart, and the markers of its type: control
+// characters of both sets, and those that turn the direction of a text round.
 func plainLine(s string) string {
 	return control.ReplaceAllStringFunc(marker.ReplaceAllString(s, ""), func(c string) string {
-		if len(c) > 1 {
+		if strings.HasSuffix(c, "m") {
 			return c
 		}
 		return ""
