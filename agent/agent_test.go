@@ -689,6 +689,68 @@ func TestAReportSurvivesTheAgent(t *testing.T) {
 	})
 }
 
+// TestASetBackClockDoesNotHoldASuccessBack: the build ended, by the clock of before, half a year from now.
+func TestASetBackClockDoesNotHoldASuccessBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setStage(t, "ask", &server{answer: normal})
+		b := wire.Build{Project: "demo", ID: "b-1", VMSeq: "1"}
+		if err := s.ledger.Put(job.Record{Build: b, State: job.Ended, Outcome: &job.Outcome{Success: true}, At: time.Now().AddDate(0, 6, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.runFor(t, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.of("/workerBuildFinish")); n != 1 {
+			t.Errorf("%d reports within 20 s", n)
+		}
+	})
+}
+
+// TestAWithdrawnReportLeavesTheRecordOfTheNextRun: the server takes the report of one run while it hands out the next.
+func TestAWithdrawnReportLeavesTheRecordOfTheNextRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := wire.Build{Project: "demo", ID: "b-1", VMSeq: "1"}
+		var s stage
+		s = setStage(t, "ask", &server{answer: func(c call) (int, http.Header, string) {
+			if c.path == wire.PathFinish {
+				s.withdraw(b)
+				if err := s.ledger.Put(job.Record{Build: b, State: job.Running, PID: 1, Started: "x"}); err != nil {
+					t.Error(err)
+				}
+			}
+			return normal(c)
+		}})
+		s.report(t.Context(), b, job.Outcome{}, time.Now())
+		if left, err := s.ledger.All(s.Log); err != nil || len(left) != 1 {
+			t.Errorf("records %v, %v: the next run is forgotten", left, err)
+		}
+	})
+}
+
+// TestAScriptThatEndsWithTheAgentIsReported: its task would stay EXECUTING for ever.
+func TestAScriptThatEndsWithTheAgentIsReported(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a POSIX shell")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := setStage(t, "ask", &server{})
+	s.answer = func(c call) (int, http.Header, string) {
+		if c.body["status"] == wire.PipelineExecuting {
+			cancel()
+		}
+		return normal(c)
+	}
+	s.script(ctx, wire.Pipeline{Type: wire.PipelineCommand, SeqID: "7", Command: "sleep 60"})
+	s.work.Wait()
+	var states []any
+	for _, c := range s.of("/agents/pipelines") {
+		states = append(states, c.body["status"])
+	}
+	if len(states) != 2 || states[1] != wire.PipelineFailure {
+		t.Errorf("reported %v", states)
+	}
+}
+
 // TestGarbage: a thousand answers that make no sense at every endpoint, and then a server that works. The agent is
 // there, holds no more than it must, and takes the next build (protocol §1.8, statements 6, 9, 42).
 func TestGarbage(t *testing.T) {

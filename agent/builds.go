@@ -128,7 +128,10 @@ func (a *Agent) setup() job.Setup {
 }
 
 // pending is a report that no server has taken yet.
-type pending struct{ cancel context.CancelFunc }
+type pending struct {
+	cancel    context.CancelFunc
+	withdrawn bool // guarded by Agent.mu; the build's record belongs to a later run
+}
 
 // withdraw gives up the report of an earlier run of the same build: the server has handed it out anew.
 func (a *Agent) withdraw(b wire.Build) {
@@ -136,6 +139,7 @@ func (a *Agent) withdraw(b wire.Build) {
 	defer a.mu.Unlock()
 	if p, ok := a.reports[b.ID+"/"+b.VMSeq]; ok {
 		a.Log.Warn("Report of an earlier run withdrawn: the build was handed out again", "build", b.ID, "vm_seq", b.VMSeq)
+		p.withdrawn = true
 		p.cancel()
 	}
 }
@@ -145,7 +149,7 @@ func (a *Agent) withdraw(b wire.Build) {
 func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended time.Time) {
 	key := b.ID + "/" + b.VMSeq
 	ctx, cancel := context.WithCancel(ctx)
-	own := &pending{cancel}
+	own := &pending{cancel: cancel}
 	a.mu.Lock()
 	a.reports[key] = own
 	a.mu.Unlock()
@@ -160,7 +164,8 @@ func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended t
 	log := a.Log.With("build", b.ID, "vm_seq", b.VMSeq, "success", o.Success)
 	// The worker's own end takes a while to arrive at BK-CI; a success that overtakes it reads as "worker died"
 	// there. A server that knows "Prefer: wait" is ours, and has it already.
-	if o.Success && !a.waits.Load() && !sleep(ctx, time.Until(ended.Add(successDelay))) {
+	// The end of a build that was adopted may lie in the future of a clock that was set back.
+	if o.Success && !a.waits.Load() && !sleep(ctx, min(time.Until(ended.Add(successDelay)), successDelay)) {
 		return
 	}
 	for try := 0; ; try++ {
@@ -183,6 +188,11 @@ func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended t
 			return
 		}
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock() // before the deferred function above takes it
+	if own.withdrawn {
+		return
+	}
 	if err := a.ledger.Drop(b); err != nil {
 		log.Warn("Record of a build not removed; it will be reported again", "err", err)
 	}
@@ -201,7 +211,12 @@ func retryPause(try int, err error) time.Duration {
 
 // wantsUpgrade: not in debug mode, not while any build exists, and not before we know what is here (protocol §4.2).
 func (a *Agent) wantsUpgrade() bool {
-	return !a.debugMode() && !a.slots.Busy() && a.knownVersions().Known && time.Now().UnixNano() >= a.noUpgrade.Load()
+	return !a.debugMode() && !a.slots.Busy() && a.knownVersions().Known && !a.upgradePaused()
+}
+
+func (a *Agent) upgradePaused() bool {
+	until := a.noUpgrade.Load()
+	return until != nil && time.Now().Before(*until)
 }
 
 func (a *Agent) upgradeCheck() *wire.UpgradeCheck {
@@ -216,7 +231,8 @@ func (a *Agent) upgradeCheck() *wire.UpgradeCheck {
 // offered answers an upgrade that the server wants: this version of the agent cannot take it, and says so, which
 // clears the mark that keeps builds away from this machine (protocol §1.6.5).
 func (a *Agent) offered(ctx context.Context, item wire.UpgradeItem) {
-	a.noUpgrade.Store(time.Now().Add(upgradePause).UnixNano())
+	until := time.Now().Add(upgradePause)
+	a.noUpgrade.Store(&until)
 	a.Log.Warn("Upgrade offered by the server not taken: this version does not upgrade itself",
 		"agent", item.Agent, "worker", item.Worker, "jdk", item.JDK, "docker_init", item.DockerInitFile)
 	a.work.Go(func() {
@@ -263,7 +279,9 @@ func (a *Agent) script(ctx context.Context, p wire.Pipeline) {
 		}()
 		a.scripts.Run(ctx, p, func(r wire.PipelineReport) {
 			for try := range 5 {
-				err := a.client().ReportPipeline(ctx, r)
+				saying, cancel := lastWord(ctx)
+				err := a.client().ReportPipeline(saying, r)
+				cancel()
 				if err == nil || ctx.Err() != nil {
 					return
 				}
@@ -274,4 +292,16 @@ func (a *Agent) script(ctx context.Context, p wire.Pipeline) {
 			}
 		})
 	})
+}
+
+// lastWords is how long an agent that ends goes on talking.
+const lastWords = 5 * time.Second
+
+// lastWord is ctx, or, once that has ended, a context for what the server must hear all the same: nobody else knows how
+// a script ended that ended with us.
+func lastWord(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 }

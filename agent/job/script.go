@@ -188,6 +188,7 @@ func (r *Runner) CleanOld(now time.Time, running []wire.Build) {
 	if r.GOOS != "windows" {
 		Expire(r.Log, filepath.Join(r.Home, "devops_agent_start*.sh"), now.Add(-scratchAge), keep)
 		Expire(r.Log, filepath.Join(r.Home, "devops_agent_prepare_start*.sh"), now.Add(-scratchAge), keep)
+		Expire(r.Log, filepath.Join(r.Home, "devops_pipeline_*.sh"), now.Add(-scratchAge), keep) // of an agent that was killed
 	}
 }
 

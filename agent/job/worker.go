@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -83,10 +84,11 @@ func (r *Runner) Run(ctx context.Context, b wire.Build, slot *Slot, s Setup) (o 
 	}
 	child, code, err := r.start(ctx, b, s)
 	if err != nil {
-		log.Error("Worker not started", "code", int(code), "err", err)
-		r.sweep(b)
+		log.Error("Worker not started", "code", int(code), "err", withHint(err))
+		defer r.sweep(b)
 		return r.end(b, s.Language, Failed(s.Language, code, withHint(err))), true
 	}
+	defer r.boundOutput(b)()
 	slot.Running(child.Pid())
 	log.Info("Worker started", "pid", child.Pid())
 	if err := r.Ledger.Put(Record{Build: b, State: Running, Language: s.Language, PID: child.Pid(), Started: child.Started(), At: time.Now()}); err != nil {
@@ -110,16 +112,18 @@ func (r *Runner) Adopt(ctx context.Context, rec Record) (o Outcome, ok bool) {
 	log := r.Log.With("build", rec.Build.ID, "vm_seq", rec.Build.VMSeq, "project", rec.Build.Project, "pid", rec.PID)
 	switch rec.State {
 	case Ended:
+		r.sweep(rec.Build) // the agent may have died between the record and the files
 		return *rec.Outcome, true
 	case Starting:
 		// The worker may or may not have been started; its record was never written. Whatever runs for the build is
 		// found by its environment and stopped: nobody waits for it.
 		log.Warn("Build was claimed by an agent that died; it is reported as failed")
 		r.killLeftovers(rec.Build)
-		r.sweep(rec.Build)
+		defer r.sweep(rec.Build)
 		return r.end(rec.Build, rec.Language, lost(rec.Language)), true
 	case Running:
 	}
+	defer r.boundOutput(rec.Build)()
 	if proc.Alive(rec.PID, rec.Started) {
 		log.Info("Build adopted from an earlier agent")
 		if err := proc.WaitFor(ctx, rec.PID, rec.Started); err != nil {
@@ -151,12 +155,52 @@ func (r *Runner) waitForWorker(ctx context.Context, b wire.Build, log *slog.Logg
 }
 
 // finish reads the error file, stops what the build left running, and removes its scratch files. exit is nil when
-// somebody else's child ended.
+// somebody else's child ended. The files go last: an agent that dies before the outcome is on disk leaves them to the
+// next one, which would read success from an error file that is gone.
 func (r *Runner) finish(b wire.Build, lang string, pid int, exit *proc.Exit) Outcome {
 	o := r.judge(b, lang, pid, exit)
 	r.killLeftovers(b)
-	r.sweep(b)
+	defer r.sweep(b)
 	return r.end(b, lang, o)
+}
+
+// A worker's own output is read only when it never began: its last lines say why. Of one that goes on and on, no more
+// than this is kept, looked at so often.
+const (
+	maxOutput   = 16 << 20
+	outputEvery = 2 * time.Second
+)
+
+// boundOutput keeps the file with a worker's output small until the function it returns is called.
+func (r *Runner) boundOutput(b wire.Build) (stop func()) {
+	path, ended := r.files(b).output, make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		tick := time.NewTicker(outputEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				cutOutput(path)
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		watch.Wait()
+	}
+}
+
+// cutOutput empties a file that has grown too long. Who writes it appends, and goes on at its new end.
+func cutOutput(path string) {
+	if info, err := os.Lstat(path); err != nil || info.Size() <= maxOutput {
+		return
+	}
+	if f, err := openPlain(path, os.O_WRONLY); err == nil {
+		_, _ = f.Truncate(0), f.Close()
+	}
 }
 
 // end makes an outcome durable. A disk that is full costs the safety of the report, not the report.
@@ -253,7 +297,10 @@ func (r *Runner) start(ctx context.Context, b wire.Build, s Setup) (*proc.Proces
 		}
 		program, args = f.prestart, nil
 	}
-	output, err := os.OpenFile(f.output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err := removeIfThere(f.output); err != nil {
+		return nil, StartFailed, fmt.Errorf("keep the worker's output: %w", err)
+	}
+	output, err := os.OpenFile(f.output, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, StartFailed, fmt.Errorf("keep the worker's output: %w", err)
 	}
@@ -440,14 +487,17 @@ func (r *Runner) environment(b wire.Build, s Setup, account *proc.Account) []str
 	return lastWins(env)
 }
 
+// TokenVariable holds the install token where it is given to an enrolment by the environment (protocol §5.3).
+const TokenVariable = "DEVOPS_AGENT_TOKEN"
+
 // agentEnvironment is our own without what only our keeper's protocol with us is about: a build must not answer
-// for us (sd_notify(3), sd_listen_fds(3)).
+// for us (sd_notify(3), sd_listen_fds(3)). Nor may it enrol machines.
 func agentEnvironment() []string {
 	var env []string
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
 		switch name {
-		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES":
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", TokenVariable:
 			continue
 		}
 		env = append(env, entry)
@@ -549,8 +599,29 @@ func copyFile(to, from string) (err error) {
 	return os.Rename(temp, to)
 }
 
+// openPlain opens a regular file. A build can put anything in the place of a file of ours: a link would make an agent
+// that runs as root read what the build may not, and a named pipe would hold it for ever.
+func openPlain(path string, flag int) (*os.File, error) {
+	before, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !before.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file any more", path)
+	}
+	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s was exchanged while it was opened", path)
+	}
+	return f, nil
+}
+
 func readHead(path string, limit int64) (string, error) {
-	f, err := os.Open(path)
+	f, err := openPlain(path, os.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
@@ -560,7 +631,7 @@ func readHead(path string, limit int64) (string, error) {
 }
 
 func readTail(path string, limit int64) string {
-	f, err := os.Open(path)
+	f, err := openPlain(path, os.O_RDONLY)
 	if err != nil {
 		return ""
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -124,6 +125,92 @@ func TestWorkerGetsWhatTheProtocolSays(t *testing.T) {
 	}
 	for _, path := range []string{f.start, f.prestart, f.errors, f.output} {
 		mustExist(t, path, false)
+	}
+}
+
+// TestABuildCannotExchangeItsErrorFile: an agent that runs as root must not read for a build what the build may not, and
+// a pipe must not hold it.
+func TestABuildCannotExchangeItsErrorFile(t *testing.T) {
+	for name, script := range map[string]string{
+		"link":      `echo top-secret > "$PWD/private"; ln -sf "$PWD/private" "$err"`,
+		"pipe":      `rm "$err"; mkfifo "$err"`,
+		"directory": `rm "$err"; mkdir "$err"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := stage(t, script)
+			if o := runBuild(t, r, s, buildOf("b-1")); o.Success || strings.Contains(o.Message, "top-secret") {
+				t.Errorf("outcome %+v", o)
+			}
+		})
+	}
+}
+
+// TestAWorkersOutputIsBounded: one that talks and talks must not fill the disk.
+func TestAWorkersOutputIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for _, size := range []int64{maxOutput, 0} { // as much as may be; and then a byte more
+		if err := f.Truncate(maxOutput); err != nil {
+			t.Fatal(err)
+		}
+		if size == 0 {
+			if _, err := f.WriteString("x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cutOutput(path)
+		if info, err := f.Stat(); err != nil || info.Size() != size {
+			t.Errorf("%d bytes, want %d (%v)", info.Size(), size, err)
+		}
+	}
+	if _, err := f.WriteString("end"); err != nil || readTail(path, 100) != "end" {
+		t.Errorf("tail %q, %v", readTail(path, 100), err)
+	}
+}
+
+// TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing: the record comes before the files go, so that the next agent does
+// not take an error file that is gone for a success.
+func TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing(t *testing.T) {
+	r, s := stage(t, `echo broken > "$err"`)
+	b := buildOf("b-1")
+	f := r.files(b)
+	write(t, f.errors, "broken", 0o600)
+	r.Ledger.dir = filepath.Join(t.TempDir(), "gone") // the disk dies before the record is there
+	r.Log = slog.New(deathOf(func() { mustExist(t, f.errors, true) }))
+	r.finish(b, s.Language, 1, nil)
+
+	r, s = stage(t, "") // it dies between the record and the files
+	b = buildOf("b-2")
+	write(t, r.files(b).errors, "broken", 0o600)
+	if _, ok := r.Adopt(t.Context(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
+		t.Fatal("not adopted")
+	}
+	mustExist(t, r.files(b).errors, false)
+}
+
+// deathOf is a log whose warning is the moment of death.
+type deathOf func()
+
+func (d deathOf) Enabled(context.Context, slog.Level) bool { return true }
+func (d deathOf) WithAttrs([]slog.Attr) slog.Handler       { return d }
+func (d deathOf) WithGroup(string) slog.Handler            { return d }
+func (d deathOf) Handle(_ context.Context, rec slog.Record) error {
+	if rec.Level == slog.LevelWarn {
+		d()
+	}
+	return nil
+}
+
+func TestTheInstallTokenIsNotForBuilds(t *testing.T) {
+	t.Setenv(TokenVariable, "tok")
+	r, s := stage(t, "")
+	runBuild(t, r, s, buildOf("b-1"))
+	if strings.Contains(slurp(t, r.Home+"/env"), TokenVariable) {
+		t.Error("a build could enrol machines")
 	}
 }
 
@@ -398,6 +485,8 @@ func TestOldScratchFilesGo(t *testing.T) {
 		"build_tmp/b-run_1_build_msg.log":            {old, true},
 		"devops_agent_start_demo_b-0_1.sh":           {old, false},
 		"devops_agent_prepare_start_demo_b-0_1.sh":   {old, false},
+		"devops_pipeline_7_COMMAND.sh":               {old, false},
+		"devops_pipeline_8_COMMAND.sh":               {young, true},
 		"devops_agent_start_demo_b-1_1.sh":           {young, true},
 		"devops_agent_prepare_start_demo_b-run_1.sh": {old, true},
 		"devops_agent_start.txt":                     {old, true},

@@ -13,18 +13,16 @@ import (
 
 	"github.com/devops-agent/devops-agent/agent"
 	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
-
-// tokenVariable holds the install token where it is given by the environment.
-const tokenVariable = "DEVOPS_AGENT_TOKEN"
 
 func enrollCommand(home *string) *cobra.Command {
 	var gateway, tokenFile, zone string
 	cmd := &cobra.Command{
 		Use: "enroll", Short: "Make this machine an agent of a server", Args: usage(cobra.NoArgs),
 		Long: "enroll makes an agent record on the server and writes its identity into the home directory.\n" +
-			"The install token comes from --token-file, from the variable " + tokenVariable + ", or from standard input;\n" +
+			"The install token comes from --token-file, from the variable " + job.TokenVariable + ", or from standard input;\n" +
 			"never from the command line, where every user of the machine could read it.\n" +
 			"A machine that is enrolled already is left alone.",
 		Example: "  devopsController enroll-token | devopsAgent enroll --gateway http://ci.example.com",
@@ -93,7 +91,7 @@ func readToken(file string, stdin io.Reader, prompt io.Writer) (wire.Secret, err
 	var data []byte
 	var err error
 	keyboard, _ := stdin.(*os.File)
-	switch variable := os.Getenv(tokenVariable); {
+	switch variable := os.Getenv(job.TokenVariable); {
 	case file != "" && file != "-":
 		data, err = os.ReadFile(file)
 	case file == "" && variable != "":
@@ -112,7 +110,7 @@ func readToken(file string, stdin io.Reader, prompt io.Writer) (wire.Secret, err
 	switch {
 	case token == "":
 		return "", &missingError{"no install token",
-			"give it by --token-file, in the variable " + tokenVariable + ", or on standard input; \"devopsController enroll-token\" or BK-CI's batch install page makes one"}
+			"give it by --token-file, in the variable " + job.TokenVariable + ", or on standard input; \"devopsController enroll-token\" or BK-CI's batch install page makes one"}
 	case strings.ContainsAny(token, "\r\n"):
 		return "", &missingError{"more than one line where the install token should be", "give the token alone"}
 	}
