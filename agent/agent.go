@@ -69,6 +69,7 @@ type Agent struct {
 	envs atomic.Pointer[map[string]string] // pushed by the server, for workers
 	ip   atomic.Pointer[string]
 
+	talking    chan struct{}                  // closed when anything but startup may be said
 	started    atomic.Bool                    // a startup was answered
 	imported   atomic.Bool                    // the server has said IMPORT_OK
 	waits      atomic.Bool                    // the server knows "Prefer: wait"
@@ -102,6 +103,7 @@ func New(o Options) (*Agent, error) {
 		ledger:  ledger,
 		scripts: &job.Scripts{Home: o.Installation.Home, GOOS: o.GOOS, Umask: o.Umask, Log: o.Log,
 			Timeout: o.Config.Scripts.Timeout, MaxOutput: int(o.Config.Scripts.MaxOutput)},
+		talking:  make(chan struct{}),
 		versions: host.NewProber(o.Installation.Home, host.Exec, o.Log),
 		system:   host.OSVersion(),
 		reports:  map[string]*pending{},
@@ -177,6 +179,7 @@ func (a *Agent) talk(ctx context.Context) error {
 			again()
 		}
 	}
+	close(a.talking)
 	later.Go(func() { _ = a.versions.Run(ctx) }) // after the first request: two JVM starts are not worth waiting for
 	for ctx.Err() == nil {
 		var err error

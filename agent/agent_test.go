@@ -677,6 +677,9 @@ func TestAReportSurvivesTheAgent(t *testing.T) {
 		}
 		after := 0
 		s.server.mu.Lock()
+		if first := s.calls[before]; first.path != wire.PathStartup {
+			t.Errorf("the second agent begins with %s", first.path)
+		}
 		for _, c := range s.calls[before:] {
 			if c.path == wire.PathFinish {
 				after++
@@ -720,6 +723,7 @@ func TestAWithdrawnReportLeavesTheRecordOfTheNextRun(t *testing.T) {
 			}
 			return normal(c)
 		}})
+		close(s.talking)
 		s.report(t.Context(), b, job.Outcome{}, time.Now())
 		if left, err := s.ledger.All(s.Log); err != nil || len(left) != 1 {
 			t.Errorf("records %v, %v: the next run is forgotten", left, err)

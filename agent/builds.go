@@ -162,6 +162,11 @@ func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended t
 		}
 	}()
 	log := a.Log.With("build", b.ID, "vm_seq", b.VMSeq, "success", o.Success)
+	select { // startup comes first, also when an earlier agent left a report (protocol statement 12)
+	case <-a.talking:
+	case <-ctx.Done():
+		return
+	}
 	// The worker's own end takes a while to arrive at BK-CI; a success that overtakes it reads as "worker died"
 	// there. A server that knows "Prefer: wait" is ours, and has it already.
 	// The end of a build that was adopted may lie in the future of a clock that was set back.

@@ -29,7 +29,7 @@ func workerJar(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compile := exec.Command("javac", append([]string{"-d", classes, "--release", "11"}, sources...)...)
+	compile := exec.Command("javac", append([]string{"-encoding", "UTF-8", "-d", classes, "--release", "11"}, sources...)...)
 	if out, err := compile.CombinedOutput(); err != nil {
 		t.Fatalf("javac: %v\n%s", err, out)
 	}
