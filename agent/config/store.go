@@ -40,6 +40,7 @@ type Store struct {
 	settings atomic.Pointer[Settings]
 
 	mu       sync.Mutex
+	unsaved  bool              // the file could not be written, and that was reported
 	useless  bool              // the backup is missing, damaged, or of another agent
 	props    *properties       // what is to be on the disk
 	onDisk   []byte            // what is there, as far as we know
@@ -261,7 +262,7 @@ func (e *Refused) Unwrap() error { return e.Err }
 
 // Apply takes over what a heartbeat reply wants changed, field by field (protocol §1.7.3), and writes the file if
 // anything is different. Absent, empty and unusable values leave the old ones; every unusable value is reported
-// once, as a *[Refused] inside err. When the file cannot be written, err says so, the changes hold nevertheless,
+// once, as a *[Refused] inside err. When the file cannot be written, err says so once, the changes hold nevertheless,
 // and the next Apply tries again.
 //
 // A new gateway is not taken over here, see [Store.PendingGateway].
@@ -389,9 +390,11 @@ func (s *Store) commit(next update) ([]Change, error) {
 		s.props, s.base = next.props, base
 		s.publish()
 	}
-	if err := s.save(); err != nil {
+	err := s.save()
+	if err != nil && !s.unsaved {
 		errs = append(errs, fmt.Errorf("save configuration: %w", err))
 	}
+	s.unsaved = err != nil
 	return next.changes, errors.Join(errs...)
 }
 

@@ -562,6 +562,9 @@ func TestSettingsHoldThoughTheDiskIsFull(t *testing.T) {
 	if _, err := s.Apply(&wire.HeartbeatReply{ParallelTaskCount: ptr(8)}); err == nil || s.Settings().Parallel != 8 {
 		t.Errorf("%v, %d", err, s.Settings().Parallel)
 	}
+	if _, err := s.Apply(&wire.HeartbeatReply{}); err != nil {
+		t.Errorf("reported with every heartbeat: %v", err)
+	}
 	s.path = path
 	if _, err := s.Apply(&wire.HeartbeatReply{}); err != nil || !strings.Contains(file(t, dir, PropertiesFile), "count=8\n") {
 		t.Errorf("not written later: %v", err)

@@ -85,8 +85,7 @@ func (r *Runner) Run(ctx context.Context, b wire.Build, slot *Slot, s Setup) (o 
 	child, code, err := r.start(ctx, b, s)
 	if err != nil {
 		log.Error("Worker not started", "code", int(code), "err", withHint(err))
-		defer r.sweep(b)
-		return r.end(b, s.Language, Failed(s.Language, code, withHint(err))), true
+		return r.settle(b, s.Language, Failed(s.Language, code, withHint(err))), true
 	}
 	defer r.boundOutput(b)()
 	slot.Running(child.Pid())
@@ -119,8 +118,7 @@ func (r *Runner) Adopt(ctx context.Context, rec Record) (o Outcome, ok bool) {
 		// found by its environment and stopped: nobody waits for it.
 		log.Warn("Build was claimed by an agent that died; it is reported as failed")
 		r.killLeftovers(rec.Build)
-		defer r.sweep(rec.Build)
-		return r.end(rec.Build, rec.Language, lost(rec.Language)), true
+		return r.settle(rec.Build, rec.Language, lost(rec.Language)), true
 	case Running:
 	}
 	defer r.boundOutput(rec.Build)()
@@ -155,13 +153,25 @@ func (r *Runner) waitForWorker(ctx context.Context, b wire.Build, log *slog.Logg
 }
 
 // finish reads the error file, stops what the build left running, and removes its scratch files. exit is nil when
-// somebody else's child ended. The files go last: an agent that dies before the outcome is on disk leaves them to the
-// next one, which would read success from an error file that is gone.
+// somebody else's child ended.
 func (r *Runner) finish(b wire.Build, lang string, pid int, exit *proc.Exit) Outcome {
 	o := r.judge(b, lang, pid, exit)
 	r.killLeftovers(b)
-	defer r.sweep(b)
-	return r.end(b, lang, o)
+	return r.settle(b, lang, o)
+}
+
+// settle makes an outcome durable and removes the scratch files, in this order: an agent that dies before the outcome
+// is on disk leaves the files to the next one, which would read success from an error file that is gone. On a full
+// disk the outcome gets the room that the files had.
+func (r *Runner) settle(b wire.Build, lang string, o Outcome) Outcome {
+	ended := Record{Build: b, State: Ended, Language: lang, Outcome: &o, At: time.Now()}
+	err := r.Ledger.Put(ended)
+	r.sweep(b)
+	if err != nil {
+		err = r.Ledger.Put(ended)
+	}
+	r.undurable(b, err)
+	return o
 }
 
 // A worker's own output is read only when it never began: its last lines say why. Of one that goes on and on, no more
@@ -203,12 +213,17 @@ func cutOutput(path string) {
 	}
 }
 
-// end makes an outcome durable. A disk that is full costs the safety of the report, not the report.
+// end makes the outcome of a build durable that never had files.
 func (r *Runner) end(b wire.Build, lang string, o Outcome) Outcome {
-	if err := r.Ledger.Put(Record{Build: b, State: Ended, Language: lang, Outcome: &o, At: time.Now()}); err != nil {
+	r.undurable(b, r.Ledger.Put(Record{Build: b, State: Ended, Language: lang, Outcome: &o, At: time.Now()}))
+	return o
+}
+
+// undurable: a disk that is full costs the safety of the report, not the report.
+func (r *Runner) undurable(b wire.Build, err error) {
+	if err != nil {
 		r.Log.Warn("Report would be lost if the agent were killed now", "build", b.ID, "err", err)
 	}
-	return o
 }
 
 // judge applies protocol §3.6.5: an empty error file is success, whatever the exit code; anything in it is failure.

@@ -175,16 +175,25 @@ func TestAWorkersOutputIsBounded(t *testing.T) {
 // TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing: the record comes before the files go, so that the next agent does
 // not take an error file that is gone for a success.
 func TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing(t *testing.T) {
-	r, s := stage(t, `echo broken > "$err"`)
+	r, s := stage(t, "")
 	b := buildOf("b-1")
 	f := r.files(b)
 	write(t, f.errors, "broken", 0o600)
-	r.Ledger.dir = filepath.Join(t.TempDir(), "gone") // the disk dies before the record is there
-	r.Log = slog.New(deathOf(func() { mustExist(t, f.errors, true) }))
-	r.finish(b, s.Language, 1, nil)
+	if err := os.MkdirAll(f.output+"/x", 0o755); err != nil { // cannot be removed, and is logged: that moment is looked at
+		t.Fatal(err)
+	}
+	seen := 0
+	r.Log = slog.New(moment(func() {
+		seen++
+		if records, err := r.Ledger.All(quiet()); err != nil || len(records) != 1 || records[0].State != Ended {
+			t.Errorf("records while the files go: %+v, %v", records, err)
+		}
+	}))
+	if o := r.finish(b, s.Language, 1, nil); o.Success || seen == 0 {
+		t.Errorf("outcome %+v, looked %d times", o, seen)
+	}
 
-	r, s = stage(t, "") // it dies between the record and the files
-	b = buildOf("b-2")
+	b = buildOf("b-2") // it dies between the record and the files
 	write(t, r.files(b).errors, "broken", 0o600)
 	if _, ok := r.Adopt(t.Context(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
 		t.Fatal("not adopted")
@@ -192,15 +201,15 @@ func TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing(t *testing.T) {
 	mustExist(t, r.files(b).errors, false)
 }
 
-// deathOf is a log whose warning is the moment of death.
-type deathOf func()
+// moment is a log whose warnings are a moment to look around.
+type moment func()
 
-func (d deathOf) Enabled(context.Context, slog.Level) bool { return true }
-func (d deathOf) WithAttrs([]slog.Attr) slog.Handler       { return d }
-func (d deathOf) WithGroup(string) slog.Handler            { return d }
-func (d deathOf) Handle(_ context.Context, rec slog.Record) error {
+func (m moment) Enabled(context.Context, slog.Level) bool { return true }
+func (m moment) WithAttrs([]slog.Attr) slog.Handler       { return m }
+func (m moment) WithGroup(string) slog.Handler            { return m }
+func (m moment) Handle(_ context.Context, rec slog.Record) error {
 	if rec.Level == slog.LevelWarn {
-		d()
+		m()
 	}
 	return nil
 }
