@@ -143,7 +143,7 @@ func (b *build) view() Build {
 		v.Variables[name] = value.String()
 	}
 	for name, value := range b.Vars {
-		if b.hides(name) {
+		if b.hides(name) || b.reveals(value) {
 			value = masked
 		}
 		v.Variables[name] = value
@@ -153,6 +153,17 @@ func (b *build) view() Build {
 
 func (b *build) hides(name string) bool {
 	return b.spec.Variables[name].Sensitive || slices.Contains(b.Hidden, name)
+}
+
+// reveals reports whether a value that a step reported has a sensitive one in it. Very short ones are nearly everywhere
+// and hide nothing.
+func (b *build) reveals(value string) bool {
+	for _, v := range b.spec.Variables {
+		if v.Sensitive && len(v.Value) >= 3 && strings.Contains(value, v.Value) {
+			return true
+		}
+	}
+	return false
 }
 
 // job is what an agent gets (protocol §1.6.7).
@@ -237,6 +248,9 @@ func (b *build) claim(now time.Time, os string) wire.BuildTask {
 // params are the parameters of a script task (protocol §6.7): texts only.
 func (s *Step) params(os, task string) map[string]string {
 	options := map[string]any{"enable": true, "continueWhenFailed": s.ContinueWhenFailed, "retryWhenFailed": false, "timeout": s.minutes()}
+	if limit := time.Duration(s.Timeout); limit%time.Minute != 0 {
+		options[wire.OptionTimeoutSeconds] = limit.Seconds()
+	}
 	type pair struct {
 		Key   string `json:"key"`
 		Value string `json:"value"`
@@ -260,8 +274,8 @@ func (s *Step) params(os, task string) map[string]string {
 	return params
 }
 
-// minutes is the step's limit in the unit of the protocol, rounded up; the rest of the minute is ours to watch.
-// 0 is no limit.
+// minutes is the step's limit in the unit of the protocol, rounded up. Our worker gets the seconds as well; of others
+// the rest of the minute is ours to watch. 0 is no limit.
 func (s *Step) minutes() int64 {
 	return int64((time.Duration(s.Timeout) + time.Minute - 1) / time.Minute)
 }
@@ -335,17 +349,14 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 	return true
 }
 
-// overTime reports whether a running step has used up its limit. A limit of whole minutes is the worker's to keep
-// (protocol §6.7): we give it five seconds more.
+// overTime reports whether a running step has used up its limit. It is the worker's to keep (protocol §6.7): we give it
+// five seconds more.
 func (b *build) overTime(i int, now time.Time) bool {
 	limit := time.Duration(b.spec.Steps[i].Timeout)
 	if limit <= 0 || b.Steps[i].State != Running {
 		return false
 	}
-	if limit%time.Minute == 0 {
-		limit += 5 * time.Second
-	}
-	return now.Sub(b.Steps[i].began) >= limit
+	return now.Sub(b.Steps[i].began) >= limit+5*time.Second
 }
 
 // toCancel lists the steps that the worker is to kill (protocol §6.6), nil when there are none.

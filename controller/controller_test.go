@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -389,3 +391,45 @@ func statusOf(err error) int {
 }
 
 func httpOf(s *Server) *http.Client { return &http.Client{Transport: s.Transport()} }
+
+func TestADamagedDataBaseIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "controller.db")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("no data base "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Options{Dir: dir})
+	var bad *DamageError
+	if !errors.As(err, &bad) || bad.Path != path || bad.Hint() == "" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAValueWithASecretInItIsNotShown(t *testing.T) {
+	w := serve(t, Options{})
+	m := w.imported(NewAgent{})
+	m.settle()
+	b := w.submit(Spec{Steps: []Step{{Script: "x"}}, Variables: map[string]Variable{"PW": {Value: "swordfish", Sensitive: true}}})
+	m.ask(asking(wire.All), time.Second)
+	m.start(b.ID)
+	task := m.claimTask(b.ID)
+	m.complete(b.ID, wire.TaskResult{TaskID: *task.TaskID, Success: true, BuildResult: map[string]string{"URL": "http://u:swordfish@h", "A": "b"}})
+	if vars := w.build(b.ID).Variables; vars["URL"] != masked || vars["A"] != "b" {
+		t.Errorf("%v", vars)
+	}
+	if vars := m.worker(b.ID, "PUT", wire.PathWorkerStarted+"?retryCount=1", nil, new(wire.BuildVariables)); !bytes.Contains(vars.body, []byte("u:swordfish@h")) {
+		t.Error("the worker must get the value itself")
+	}
+}
+
+func TestAStepsLimitReachesTheWorkerInSeconds(t *testing.T) {
+	for limit, want := range map[time.Duration]string{
+		90 * time.Second: `"timeout":2,"timeoutSeconds":90}`, 1500 * time.Millisecond: `"timeout":1,"timeoutSeconds":1.5}`,
+		time.Minute: `"timeout":1}`, 0: `"timeout":0}`,
+	} {
+		step := Step{Timeout: Duration(limit)}
+		if got := step.params("linux", "e-1")["additionalOptions"]; !strings.HasSuffix(got, want) {
+			t.Errorf("%v: %s, want …%s", limit, got, want)
+		}
+	}
+}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -84,9 +86,34 @@ func (s *Server) open() (err error) {
 		return err
 	}
 	if s.store, err = openStore(path); err != nil {
-		return fmt.Errorf("open the data base: %w", err)
+		return damaged(path, fmt.Errorf("open the data base: %w", err))
 	}
-	return s.load(time.Now())
+	return damaged(path, s.load(time.Now()))
+}
+
+// DamageError says that the data base file is none, or is damaged.
+type DamageError struct {
+	Path string
+	Err  error
+}
+
+// Error names the file and what is wrong with it.
+func (e *DamageError) Error() string { return e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// Hint says how to go on.
+func (e *DamageError) Hint() string {
+	return "put a copy of it back, or move it and its -wal and -shm files away to begin anew: agents must enrol again then"
+}
+
+func damaged(path string, err error) error {
+	var bad *sqlite.Error
+	if errors.As(err, &bad) && (bad.Code() == sqlite3.SQLITE_NOTADB || bad.Code() == sqlite3.SQLITE_CORRUPT) {
+		return &DamageError{Path: path, Err: err}
+	}
+	return err
 }
 
 // BusyError says that another controller uses the data directory.

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-
-	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
 // schema is the whole data base. Records are kept as JSON beside the columns that are searched; a build's spec
@@ -77,7 +75,7 @@ func openStore(path string) (*store, error) {
 	st.read = st.write
 	if _, err := st.write.Exec(schema); err != nil {
 		_ = st.write.Close()
-		return nil, fmt.Errorf("prepare %s: %w", dsnName(path), err)
+		return nil, fmt.Errorf("prepare it: %w", err)
 	}
 	if !memory {
 		if st.read, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
@@ -88,13 +86,6 @@ func openStore(path string) (*store, error) {
 		st.read.SetMaxIdleConns(4)
 	}
 	return st, nil
-}
-
-func dsnName(path string) string {
-	if path == "" {
-		return "data base in memory"
-	}
-	return path
 }
 
 // close commits what is pending and ends the data base.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"cmp"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ type masker struct {
 }
 
 // Add makes values secret: as they are, trimmed, as a script's export gives them on (without quotes and line
-// breaks, protocol §6.7), and each of their lines.
+// breaks, protocol §6.7), as they are written in an address, and each of their lines.
 func (m *masker) Add(values ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -36,6 +37,10 @@ func (m *masker) Add(values ...string) {
 		m.add(v)
 		m.add(strings.TrimSpace(v))
 		m.add(strings.TrimSpace(exported(v)))
+		for _, form := range []string{v, exported(v)} {
+			m.add(url.QueryEscape(form))
+			m.add(url.PathEscape(form))
+		}
 		for line := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == '\n' || r == '\r' }) {
 			m.add(strings.TrimSpace(line))
 			m.add(strings.TrimSpace(strings.ReplaceAll(line, "'", "")))

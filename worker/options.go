@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
 // Limits of tasks and jobs (protocol §6.7, Appendix D).
@@ -15,7 +17,7 @@ const (
 )
 
 // taskLimit reads the time limit of a task from its parameter additionalOptions: field absent, 100 minutes; null or
-// unreadable JSON, 900; 0 or no parameter at all, seven days (protocol §6.7).
+// unreadable JSON, 900; 0 or no parameter at all, seven days (protocol §6.7). Our controller may name seconds as well.
 func taskLimit(options string, given bool) time.Duration {
 	if !given || strings.TrimSpace(options) == "" {
 		return longest
@@ -23,6 +25,10 @@ func taskLimit(options string, given bool) time.Duration {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal([]byte(options), &fields) != nil {
 		return defaultJobLimit
+	}
+	var seconds float64
+	if json.Unmarshal(fields[wire.OptionTimeoutSeconds], &seconds) == nil && seconds > 0 && seconds < longest.Seconds() {
+		return time.Duration(seconds * float64(time.Second))
 	}
 	raw, ok := fields["timeout"]
 	if !ok {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 )
@@ -71,14 +72,50 @@ func interpreter(line string) []string {
 	return []string{program}
 }
 
+// foreign reports whether an interpreter is known not to read the language of sh: it would not understand our wrapper.
+func foreign(words []string) bool {
+	name := path.Base(words[0])
+	if name == "env" && len(words) > 1 {
+		for _, word := range strings.Fields(words[1]) {
+			if !strings.HasPrefix(word, "-") && !strings.Contains(word, "=") {
+				name = path.Base(word)
+				break
+			}
+		}
+	}
+	switch strings.TrimRight(name, "0123456789.") {
+	case "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "tclsh", "expect", "awk", "gawk", "Rscript",
+		"groovy", "fish", "csh", "tcsh", "pwsh", "nu":
+		return true
+	}
+	return false
+}
+
 // quote makes a POSIX shell word of any text.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// wrapperWords is what reads the wrapper of a script: the interpreter of its first line, or sh where that one could not.
+func wrapperWords(script string) []string {
+	if words := interpreter(shebang(script)); !foreign(words) {
+		return words
+	}
+	return interpreter("")
+}
+
 // shellWrapper writes the script that prepares the environment and runs the user's (protocol §6.7). It keeps to
-// POSIX: without a shebang the system's sh reads it.
+// POSIX: without a shebang the system's sh reads it. A script for python or the like, with which the original fails,
+// is run as a program.
 func shellWrapper(s step) string {
 	var b strings.Builder
-	if line := shebang(s.script); line != "" {
+	line := shebang(s.script)
+	words, last := interpreter(line), ". "
+	if foreign(words) {
+		line, last = "", ""
+		for _, word := range words {
+			last += quote(word) + " "
+		}
+	}
+	if line != "" {
 		b.WriteString(line + "\n")
 	}
 	fmt.Fprintf(&b, "export WORKSPACE=%s\n", quote(s.workspace))
@@ -115,8 +152,8 @@ func shellWrapper(s step) string {
 setGateValue() {
 	printf '%%s=%%s\n' "$1" "$2" >> %s
 }
-. %s
-`, quote(s.result), quote(s.gate), quote(s.user))
+%s%s
+`, quote(s.result), quote(s.gate), last, quote(s.user))
 	return b.String()
 }
 

@@ -227,7 +227,7 @@ func (r *run) prepare(kind kind, script string) (proc.Command, error) {
 			return proc.Command{}, err
 		}
 		// the interpreter is started, not the file: the temporary directory may forbid execution
-		words := interpreter(shebang(r.step.script))
+		words := wrapperWords(r.step.script)
 		command.Path, command.Args = words[0], append(words[1:], r.step.wrapper)
 	case kindBatch:
 		r.step.wrapper, err = r.write(temp, "paas_build_script_*.bat", func() []byte { return encode(batchFile(r.step), r.step.charset) })

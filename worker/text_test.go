@@ -185,6 +185,7 @@ func TestTimeLimits(t *testing.T) {
 	for in, want := range map[string]time.Duration{
 		`{"timeout":10}`: 10 * time.Minute, `{"timeout":"10"}`: 10 * time.Minute, `{}`: 100 * time.Minute, `{"timeout":null}`: 900 * time.Minute,
 		`{"timeout":"x"}`: 900 * time.Minute, `nonsense`: 900 * time.Minute, `{"timeout":0}`: week, `{"timeout":-1}`: week, `{"timeout":1e300}`: week, ``: week,
+		`{"timeout":1,"timeoutSeconds":1.5}`: 1500 * time.Millisecond, `{"timeout":1,"timeoutSeconds":"x"}`: time.Minute, `{"timeout":1,"timeoutSeconds":-1}`: time.Minute,
 	} {
 		if got := taskLimit(in, true); got != want {
 			t.Errorf("%s: %v, want %v", in, got, want)
@@ -203,7 +204,7 @@ func TestMaskingOverlapsAndForms(t *testing.T) {
 	m.Add("secret", "retrieve", "ab", "it's me", " padded ", "p\nq\nr", "first line\n  second's line\r\nx\n")
 	for in, want := range map[string]string{
 		"a secret.": "a ******.", "secretrieve": "******", "secretsecret": "************", "ab": "ab", "its me": "******", "it's me": "******",
-		"padded": "******", "pqr": "******", "first line": "******", "seconds line": "******", "second's line": "******", "nothing": "nothing", "": "",
+		"padded": "******", "pqr": "******", "first line": "******", "seconds line": "******", "second's line": "******", "?q=it%27s+me&": "?q=******&", "http://it%27s%20me@h": "http://******@h", "nothing": "nothing", "": "",
 	} {
 		if got := m.Mask(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
@@ -211,6 +212,17 @@ func TestMaskingOverlapsAndForms(t *testing.T) {
 	}
 	if !m.Is("secret") || m.Is("secre") || m.Is("") {
 		t.Error("Is")
+	}
+}
+
+func TestWhoReadsTheWrapper(t *testing.T) {
+	for in, sh := range map[string]bool{
+		"x": true, "#!/bin/bash\n": false, "#!/usr/bin/env zsh\n": false, "#!/usr/bin/env python3\n": true, "#!/usr/bin/python3.11 -u\n": true,
+		"#!/usr/bin/env -S A=b node --x\n": true, "#!/opt/my-shell\n": false,
+	} {
+		if got := wrapperWords(in)[0] == "/bin/sh"; got != sh {
+			t.Errorf("%q: sh %t", in, got)
+		}
 	}
 }
 

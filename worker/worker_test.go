@@ -752,3 +752,19 @@ func TestWrongArgumentsExitWith1(t *testing.T) {
 		t.Errorf("%d calls were made", n)
 	}
 }
+
+// The wrapper is written for sh: a script of another language is run as a program (awk is on every Unix).
+func TestAScriptOfAnotherLanguageRuns(t *testing.T) {
+	t.Parallel()
+	awk, err := exec.LookPath("awk")
+	if err != nil {
+		t.Skip("needs awk")
+	}
+	task := shell("e-1", "#!"+awk+" -f\nBEGIN { print \"said \" ENVIRON[\"BK_CI_BUILD_TASK_ID\"]; exit 3 }", "continueNoneZero", "true")
+	b := newBackend(t, task)
+	b.run(t).ran(t)
+	contains(t, b.log("e-1"), "said e-1\n")
+	if r := b.result(t, 0); r.Success || r.ErrorCode == nil || *r.ErrorCode != wire.CodeScriptFailed || !strings.Contains(*r.Message, "exit code 3") {
+		t.Errorf("%+v", r)
+	}
+}

@@ -55,6 +55,10 @@ const (
 	TaskWindowsScript = "windowsScript"
 )
 
+// OptionTimeoutSeconds is a member of the task parameter additionalOptions that our controller adds to timeout, in
+// minutes, when a limit is no whole number of them. Other workers do not know it.
+const OptionTimeoutSeconds = "timeoutSeconds"
+
 // BuildTask is the answer to a worker's "claim" (protocol §6.4). All params are strings.
 type BuildTask struct {
 	Build          string            `json:"buildId"`

@@ -63,3 +63,13 @@ func TestHeadersOfSteps(t *testing.T) {
 		t.Errorf("%s\nwant\n%s", out.String(), want)
 	}
 }
+
+func TestAScriptNamesItsStep(t *testing.T) {
+	for in, want := range map[string]string{
+		"ls": "ls", "\n echo a\necho b\n": "echo a", "a\tb\x1bc": "a bc", strings.Repeat("ä", 61): strings.Repeat("ä", 59) + "…",
+	} {
+		if got := firstLine(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -85,7 +85,7 @@ more words are one command and its arguments.`,
 
 func specOf(cmd *cobra.Command, args []string) (controller.Spec, error) {
 	if cmd.ArgsLenAtDash() == 0 {
-		return controller.Spec{Name: "run", Steps: []controller.Step{{Name: args[0], Script: commandLine(args)}}}, nil
+		return controller.Spec{Name: "run", Steps: []controller.Step{{Name: firstLine(args[0]), Script: commandLine(args)}}}, nil
 	}
 	var data []byte
 	var err error
@@ -100,6 +100,16 @@ func specOf(cmd *cobra.Command, args []string) (controller.Spec, error) {
 		return controller.Spec{}, fmt.Errorf("read the build file: %w", err)
 	}
 	return controller.ParseSpec(data)
+}
+
+// firstLine makes the name of a step of a script.
+func firstLine(script string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(script), "\n")
+	line = strings.ReplaceAll(plainLine(line), "\t", " ")
+	if runes := []rune(line); len(runes) > 60 {
+		line = string(runes[:59]) + "…"
+	}
+	return line
 }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
