@@ -75,7 +75,8 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 			&packageError{err: err, note: filepath.Join(e.Home, enrolmentFile)})
 	}
 	if len(cert) > 0 {
-		if err := swap.WriteFile(filepath.Join(e.Home, ".cert"), cert, 0o600); err != nil {
+		// Not a secret, and workers of another account read it.
+		if err := swap.WriteFile(filepath.Join(e.Home, ".cert"), cert, 0o644); err != nil {
 			return "", false, fmt.Errorf("enrol: %w", err)
 		}
 	}

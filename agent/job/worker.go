@@ -276,7 +276,11 @@ func (r *Runner) killLeftovers(b wire.Build) {
 	}
 }
 
+// sweep removes the scratch files of a build. One that was refused for its ids has none, and its ids name no files.
 func (r *Runner) sweep(b wire.Build) {
+	if checkIDs(b) != nil {
+		return
+	}
 	f := r.files(b)
 	for _, path := range []string{f.start, f.prestart, f.errors, f.output} {
 		if err := removeIfThere(path); err != nil {
@@ -325,7 +329,11 @@ func (r *Runner) start(ctx context.Context, b wire.Build, s Setup) (*proc.Proces
 		Stdout: output, Stderr: output, Account: account, Umask: s.Umask,
 	})
 	if err != nil {
-		return nil, StartFailed, fmt.Errorf("start worker: %w", err)
+		err = fmt.Errorf("start worker: %w", err)
+		if account != nil && errors.Is(err, fs.ErrPermission) {
+			err = &hinted{err, "let " + account.Name + " enter " + r.Home + " and every directory above it, as by chmod o+x"}
+		}
+		return nil, StartFailed, err
 	}
 	return child, 0, nil
 }
@@ -605,6 +613,9 @@ func copyFile(to, from string) (err error) {
 		return err
 	}
 	_, err = io.Copy(out, in)
+	if err == nil {
+		err = out.Chmod(0o644) // our umask is narrower, and the worker may run as another account
+	}
 	if err == nil {
 		err = out.Sync()
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,6 +200,13 @@ func TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing(t *testing.T) {
 		t.Fatal("not adopted")
 	}
 	mustExist(t, r.files(b).errors, false)
+
+	b.ID = "../other" // refused, and its record read by the next agent
+	write(t, r.files(b).errors, "of somebody else", 0o600)
+	if _, ok := r.Adopt(t.Context(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
+		t.Fatal("not adopted")
+	}
+	mustExist(t, r.files(b).errors, true)
 }
 
 // moment is a log whose warnings are a moment to look around.
@@ -319,6 +327,7 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 
 func TestAGoodCopyHealsTheJar(t *testing.T) {
 	r, s := stage(t, "")
+	defer syscall.Umask(syscall.Umask(0o077)) // as the agent's
 	remove(t, filepath.Join(r.Home, Jar))
 	write(t, filepath.Join(r.Home, "tmp", Jar), "fresh", 0o644)
 	s.JarVersion = func(context.Context, string) string { return "v2.0.0" }
@@ -327,6 +336,24 @@ func TestAGoodCopyHealsTheJar(t *testing.T) {
 	}
 	if got := slurp(t, filepath.Join(r.Home, Jar)); got != "fresh" {
 		t.Errorf("jar holds %q", got)
+	}
+	if info, err := os.Stat(filepath.Join(r.Home, Jar)); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the jar is %v: a worker of another account cannot read it (%v)", info.Mode(), err)
+	}
+}
+
+func TestAHomeThatTheWorkersAccountCannotEnterIsNamed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to start a worker as nobody")
+	}
+	r, s := stage(t, "")
+	if err := os.Chmod(r.Home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.SlaveUser = "nobody"
+	o := runBuild(t, r, s, buildOf("b-1"))
+	if o.Success || o.Error.Code != int(StartFailed) || !strings.Contains(o.Message, "let nobody enter") {
+		t.Errorf("outcome %+v", o)
 	}
 }
 
