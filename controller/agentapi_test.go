@@ -665,3 +665,54 @@ func TestDoubledSlashesCountAsOne(t *testing.T) {
 		}
 	}
 }
+
+// A worker that got no answer sends its batch again; the first one may have arrived all the same.
+func TestABatchOfLinesCountsOnce(t *testing.T) {
+	dir := t.TempDir()
+	id, build := wire.Identity{}, ""
+	send := func(w *world, batch string, messages ...string) {
+		m := &machine{world: w, id: id}
+		h := m.workerHeader(build)
+		if batch != "" {
+			h.Set(wire.HeaderLogBatch, batch)
+		}
+		var lines []wire.LogLine
+		for _, message := range messages {
+			lines = append(lines, wire.LogLine{Message: message})
+		}
+		if r := w.call("POST", wire.PathLogsMulti, h, lines); r.code != 200 || r.env.Status != 0 {
+			t.Errorf("batch %s: %d %s", batch, r.code, r.body)
+		}
+	}
+	t.Run("before a restart", func(t *testing.T) {
+		w := serve(t, Options{Dir: dir})
+		m := w.imported(NewAgent{})
+		m.settle()
+		id, build = m.id, w.submit(oneStep("x")).ID
+		m.ask(asking(wire.All), time.Second)
+		m.start(build)
+		send(w, "1", "a", "b")
+		send(w, "1", "a", "b")
+		send(w, "2", "c")
+		send(w, "1", "a", "b")
+		send(w, "", "of the agent")
+		send(w, "", "of the agent")
+	})
+	w := serve(t, Options{Dir: dir})
+	send(w, "2", "c")
+	send(w, "3", "d")
+	lines, err := w.server.Log(build, 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for i, l := range lines {
+		got += l.Message + "|"
+		if l.Seq != int64(i+1) {
+			t.Errorf("line %d has number %d", i+1, l.Seq)
+		}
+	}
+	if want := "a|b|c|of the agent|of the agent|d|"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

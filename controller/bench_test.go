@@ -24,7 +24,7 @@ func BenchmarkLogLines(b *testing.B) {
 	for w := range 4 {
 		workers.Go(func() {
 			for range (b.N + 3) / 4 {
-				if err := s.store.appendLog(int64(w), append([]Line(nil), lines...)).wait(); err != nil {
+				if err := s.store.appendLog(int64(w), 0, append([]Line(nil), lines...)).wait(); err != nil {
 					b.Error(err)
 				}
 			}

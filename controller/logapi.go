@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,12 +42,16 @@ func (s *Server) logLines(kind string, many bool) http.HandlerFunc {
 			ok(w, true)
 			return
 		}
+		batch, err := strconv.ParseInt(r.Header.Get(wire.HeaderLogBatch), 10, 64)
+		if err != nil {
+			batch = 0 // an original worker, or the agent
+		}
 		s.mu.Lock()
 		b.beat = time.Now()
 		full := b.lines >= s.opts.MaxLogLines
 		var t *ticket
 		if !full {
-			t = s.store.appendLog(b.Number, lines)
+			t = s.store.appendLog(b.Number, batch, lines)
 		}
 		s.mu.Unlock()
 		if full {

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS build (number INTEGER PRIMARY KEY, id TEXT NOT NULL U
 CREATE INDEX IF NOT EXISTS build_active ON build (number) WHERE active = 1;
 CREATE TABLE IF NOT EXISTS log (build INTEGER NOT NULL, last INTEGER NOT NULL, lines TEXT NOT NULL,
 	PRIMARY KEY (build, last)) STRICT;
+CREATE TABLE IF NOT EXISTS log_batch (build INTEGER PRIMARY KEY, last INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS token (hash TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS script (id INTEGER PRIMARY KEY, agent TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS script_agent ON script (agent);
@@ -207,9 +208,20 @@ type Line struct {
 	Message string `json:"message"`
 }
 
-// appendLog enqueues lines of a build. Their numbers are given when they are committed.
-func (st *store) appendLog(build int64, lines []Line) *ticket {
+// appendLog enqueues lines of a build. Their numbers are given when they are committed. batch is the worker's number of
+// them, 0 when it has none: a batch that is there already is not stored again, and its lines get no numbers.
+func (st *store) appendLog(build, batch int64, lines []Line) *ticket {
 	return st.enqueue(func(tx *sql.Tx) error {
+		if batch > 0 {
+			done, err := tx.Exec(`INSERT INTO log_batch (build, last) VALUES (?1, ?2)
+				ON CONFLICT (build) DO UPDATE SET last = excluded.last WHERE excluded.last > last`, build, batch)
+			if err != nil {
+				return err
+			}
+			if n, err := done.RowsAffected(); err != nil || n == 0 {
+				return err
+			}
+		}
 		last, ok := st.lastLine[build]
 		if !ok {
 			row := tx.QueryRow(`SELECT last FROM log WHERE build = ? ORDER BY last DESC LIMIT 1`, build)

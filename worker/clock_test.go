@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -208,11 +210,22 @@ func TestAServerThatStaysAwayIsGivenUp(t *testing.T) {
 // upload runs an uploader against a handler, in a bubble.
 func upload(t *testing.T, odd func(n int, lines []wire.LogLine) *answer, use func(u *uploader, log *taskLog)) (batches [][]wire.LogLine, at []time.Time) {
 	t.Helper()
+	var before []byte // the last body, and its number
+	var number int64
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var lines []wire.LogLine
-		if err := json.NewDecoder(r.Body).Decode(&lines); err != nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
 			t.Error(err)
 		}
+		var lines []wire.LogLine
+		if err := json.Unmarshal(body, &lines); err != nil {
+			t.Error(err)
+		}
+		n, err := strconv.ParseInt(r.Header.Get(wire.HeaderLogBatch), 10, 64)
+		if again := bytes.Equal(body, before); err != nil || again && n != number || !again && n <= number {
+			t.Errorf("batch %d follows %d, the same again: %t, err %v", n, number, again, err)
+		}
+		before, number = body, n
 		if odd != nil {
 			if a := odd(len(at), lines); a != nil {
 				at = append(at, time.Now())

@@ -30,7 +30,8 @@ const (
 type uploader struct {
 	session *wire.Session
 	log     *slog.Logger
-	count   int // execute count for the sub tags' status calls
+	count   int   // execute count for the sub tags' status calls
+	batch   int64 // number of the last batch that was sent; Run's alone
 
 	mu      sync.Mutex
 	changed *sync.Cond // on anything below
@@ -206,9 +207,11 @@ func (u *uploader) send(ctx context.Context, batch []entry) {
 		u.keep(batch, err)
 		return
 	}
+	u.batch++
+	number := u.batch
 	begin := time.Now()
 	for n := 0; ; n++ {
-		err := u.session.Logs(ctx, body)
+		err := u.session.Logs(ctx, body, number)
 		var status *wire.StatusError
 		switch errors.As(err, &status); {
 		case err == nil:

@@ -128,11 +128,17 @@ func (s *Session) SaveQuality(ctx context.Context, taskType string, values map[s
 	return err
 }
 
-// Logs uploads lines of the build's log, in order (protocol §6.8). body is a JSON array of LogLine. Envelope status
-// 503 or 509 means that the server does not want them.
-func (s *Session) Logs(ctx context.Context, body json.RawMessage) error {
+// HeaderLogBatch carries the number of a batch of log lines, from 1 and rising within a session. A batch that is sent
+// again because nobody knows what became of it has its old number: our controller then leaves out what it has.
+// BK-CI does not know the header.
+const HeaderLogBatch = "X-DEVOPS-LOG-BATCH"
+
+// Logs uploads lines of the build's log, in order (protocol §6.8). body is a JSON array of LogLine, batch its number
+// (see HeaderLogBatch). Envelope status 503 or 509 means that the server does not want them.
+func (s *Session) Logs(ctx context.Context, body json.RawMessage, batch int64) error {
 	_, err := s.do(ctx, Call{Op: "upload log", Method: http.MethodPost, Path: PathLogsMulti, Body: body,
-		Query: url.Values{"buildId": {s.Build}}, Timeout: beatLimit})
+		Query: url.Values{"buildId": {s.Build}}, Header: http.Header{http.CanonicalHeaderKey(HeaderLogBatch): {strconv.FormatInt(batch, 10)}},
+		Timeout: beatLimit})
 	return err
 }
 
@@ -167,7 +173,9 @@ func (s *Session) do(ctx context.Context, call Call) (Answer, error) {
 	if call.Timeout == 0 {
 		call.Timeout = sessionLimit
 	}
-	call.Header = http.Header{}
+	if call.Header == nil {
+		call.Header = http.Header{}
+	}
 	call.Header.Set(HeaderBuild, s.Build)
 	call.Header.Set(HeaderVMSeq, s.VMSeq)
 	return s.Client.Do(ctx, call)
