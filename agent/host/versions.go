@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/devops-agent/devops-agent/upgrader/swap"
@@ -233,8 +234,8 @@ func soonest(a, b time.Duration) time.Duration {
 	return a
 }
 
-// try runs one program. A failure leaves the old finding until it has repeated itself; one by time or signal says
-// nothing about the files and never counts.
+// try runs one program. A failure leaves the old finding until it has repeated itself; one by time, signal or for want of
+// memory or descriptors says nothing about the files and never counts.
 func (p *Prober) try(ctx context.Context, old result, identity, what string, parse func(string) []string, name string, args ...string) result {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, probeLimit)
@@ -261,8 +262,13 @@ func (p *Prober) try(ctx context.Context, old result, identity, what string, par
 	return old
 }
 
-// inconclusive reports that a program did not end by itself.
+// inconclusive reports that a program did not end by itself, or that the machine had nothing left to start it with.
 func inconclusive(ctx context.Context, err error) bool {
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
 	var exit *exec.ExitError
 	return ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &exit) && exit.ExitCode() < 0
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -230,6 +231,19 @@ func TestATimeOutNeverCountsAsBroken(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// TestAMachineAtItsLimitsHasNoBrokenJDK: the server would order a new one.
+func TestAMachineAtItsLimitsHasNoBrokenJDK(t *testing.T) {
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		err := &os.PathError{Op: "fork/exec", Path: "java", Err: lack}
+		if !inconclusive(t.Context(), err) {
+			t.Errorf("%v counts as broken", err)
+		}
+	}
+	if inconclusive(t.Context(), &os.PathError{Op: "fork/exec", Path: "java", Err: syscall.ENOENT}) {
+		t.Error("a program that is not there does not count as broken")
+	}
 }
 
 func TestASpoiltRecordIsIgnored(t *testing.T) {
