@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
 // synctest1 runs a test in a bubble with a controller in memory.
@@ -135,4 +138,27 @@ func fuzzOne(t *testing.T, s *Server, method, path, body string) {
 		}
 	}
 	s.mu.Unlock()
+}
+
+// docs/controller.md is a promise: its build file works, and it names every member of what --json writes.
+func TestTheDocumentIsTrue(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "docs", "controller.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	_, example, _ := strings.Cut(text, "```yaml\n")
+	example, _, found := strings.Cut(example, "```")
+	spec, err := ParseSpec([]byte(example))
+	if err != nil || !found || len(spec.Steps) != 1 || !spec.Variables["TOKEN"].Sensitive {
+		t.Errorf("the example: %v, %+v", err, spec)
+	}
+	for _, v := range []any{Build{}, StepState{}, AgentReport{}, AgentInfo{}, Settings{}, Line{}, Script{}, logEvent{}, wire.ExitError{}, Spec{}, Step{}, Variable{}} {
+		for field := range reflect.TypeOf(v).Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if name != "" && !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, `"`+name+`"`) && !strings.Contains(example, name+":") {
+				t.Errorf("%T: member %s is not in docs/controller.md", v, name)
+			}
+		}
+	}
 }
