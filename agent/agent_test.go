@@ -841,3 +841,29 @@ func garbage(rng *rand.Rand) (int, http.Header, string) {
 	}
 	return codes[rng.IntN(len(codes))], header, bodies[rng.IntN(len(bodies))]
 }
+
+// TestTheLogTellsWhenTheTroubleChanges: somebody who mends the network must not read for ten minutes that it is broken
+// while the server says 401; and an outage of one kind must not fill the log.
+func TestTheLogTellsWhenTheTroubleChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		s := setStage(t, "ask", &server{answer: func(c call) (int, http.Header, string) {
+			switch since := time.Since(begun); {
+			case c.path != wire.PathAsk || since > 8*time.Minute:
+				return normal(c)
+			case since < 4*time.Minute:
+				return 0, nil, ""
+			}
+			return 401, nil, `{"status":401,"message":"who are you"}`
+		}})
+		if err := s.runFor(t, 10*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		text := s.log.String()
+		for part, want := range map[string]int{"connection reset": 1, "who are you": 1, "Server answers again": 1, "enrol": 1} {
+			if n := strings.Count(text, part); n != want {
+				t.Errorf("%d lines with %q, want %d:\n%s", n, part, want, text)
+			}
+		}
+	})
+}
