@@ -33,11 +33,18 @@ func commands(f *flags) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "devopsController",
 		Short: "BK-CI for one machine: give builds to agents, watch them, keep their logs",
-		Args:  cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return &usageError{cmd: cmd, args: args, err: err}
+			}
+			return nil
+		},
+		SilenceUsage: true, SilenceErrors: true, SuggestionsMinimumDistance: 2,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(f.out)
 	root.SetErr(f.err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
 	p := root.PersistentFlags()
 	p.StringVar(&f.data, "data", "", "data `directory` (default "+dataDir()+")")
 	p.StringVar(&f.url, "url", "", "`address` of a controller elsewhere; needs --token-file")
@@ -46,6 +53,29 @@ func commands(f *flags) *cobra.Command {
 	root.AddCommand(serveCommand(f), runCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
 		agentsCommand(f), enrollTokenCommand(f), pipelineCommand(f), versionCommand(f))
 	return root
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	cmd  *cobra.Command
+	args []string // with an unknown verb
+	err  error
+}
+
+// Error is the text of the cause.
+func (e *usageError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *usageError) Unwrap() error { return e.err }
+
+// Hint names the verb that was perhaps meant, or where to read on.
+func (e *usageError) Hint() string {
+	if len(e.args) > 0 {
+		if meant := e.cmd.SuggestionsFor(e.args[0]); len(meant) > 0 {
+			return "did you mean " + e.cmd.CommandPath() + " " + meant[0] + "?"
+		}
+	}
+	return e.cmd.CommandPath() + " --help says what there is"
 }
 
 func versionCommand(f *flags) *cobra.Command {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -70,6 +72,20 @@ func TestAScriptNamesItsStep(t *testing.T) {
 	} {
 		if got := firstLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestAMistypedCommandGetsAHint(t *testing.T) {
+	for args, want := range map[string]string{
+		"buidls": "did you mean devopsController builds?", "xyzzy": "devopsController --help says what there is",
+		"builds --limti 3": "devopsController builds --help says what there is",
+	} {
+		root := commands(&flags{out: io.Discard, err: io.Discard})
+		root.SetArgs(strings.Fields(args))
+		var hint interface{ Hint() string }
+		if err := root.ExecuteContext(t.Context()); !errors.As(err, &hint) || hint.Hint() != want {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 }
