@@ -175,10 +175,17 @@ func (s *Server) report(a *agent, h wire.Heartbeat) {
 
 // lost re-queues builds that were handed to this agent a while ago, if it asks again without listing them: the
 // answer with the build did not arrive.
+//
+// An agent that does not use "Prefer: wait" is an original one, or far away: it may take its time before it lists a
+// build, and starts a second worker for one that it gets twice. It gets ten times as long.
 func (s *Server) lost(a *agent, now time.Time) {
+	after := s.opts.LostAfter
+	if now.After(a.pacedTill) {
+		after *= 10
+	}
 	for _, b := range a.builds {
 		listed := slices.ContainsFunc(a.running, func(r wire.Running) bool { return r.Build == b.ID })
-		if b.State == Handed && !listed && now.Sub(b.since) >= s.opts.LostAfter {
+		if b.State == Handed && !listed && now.Sub(b.since) >= after {
 			s.requeue(b, "its agent asks for work and does not list it")
 		}
 	}

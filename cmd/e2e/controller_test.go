@@ -16,8 +16,13 @@ import (
 // enrolled is an agent with the native worker, enrolled at a controller by token and running.
 func enrolled(t *testing.T, c *lab.Controller) (*lab.Home, *lab.Agent) {
 	t.Helper()
+	return enrolledAs(t, c, "auto")
+}
+
+func enrolledAs(t *testing.T, c *lab.Controller, mode string) (*lab.Home, *lab.Agent) {
+	t.Helper()
 	p := programs(t)
-	home := lab.NewHome(t, p, lab.HomeOptions{Worker: p.Worker, NoJar: true, JDK: "-", Gateway: c.URL})
+	home := lab.NewHome(t, p, lab.HomeOptions{Worker: p.Worker, NoJar: true, JDK: "-", Gateway: c.URL, Mode: mode})
 	home.Remove(".agent.properties")
 	token, code := c.Run("", "enroll-token")
 	if code != 0 {
@@ -155,6 +160,24 @@ func TestTwentyBuildsAtOnce(t *testing.T) {
 		seen := c.Over(2*time.Minute, id)
 		if seen.State != "succeeded" || seen.HandOuts != 1 || len(numbers(t, c, id)) != 1 {
 			t.Errorf("build %+v", seen)
+		}
+	}
+}
+
+// TestSeparateEndpointsAtTheController: the controller serves an agent of the seed generation as well, and hands
+// nothing out twice although its heartbeats come apart from its claims.
+func TestSeparateEndpointsAtTheController(t *testing.T) {
+	t.Parallel()
+	c := lab.NewController(t, programs(t))
+	home, _ := enrolledAs(t, c, "split")
+	var ids []string
+	for range 3 {
+		ids = append(ids, c.Submit("name: apart\nsteps:\n  - name: one\n    script: sleep 15; echo line-1-\n"))
+	}
+	for _, id := range ids {
+		seen := c.Over(2*time.Minute, id)
+		if seen.State != "succeeded" || seen.HandOuts != 1 || len(numbers(t, c, id)) != 1 {
+			t.Errorf("build %+v\n%s", seen, home.Log())
 		}
 	}
 }
