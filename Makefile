@@ -27,7 +27,7 @@ define build
 done
 endef
 
-.PHONY: build build_all build_linux build_macos build_windows clean demo test unit e2e vet lint fuzz bench tools lab
+.PHONY: build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX))
 
@@ -77,6 +77,11 @@ e2e: tools
 	@mkdir -p bin
 	@CGO_ENABLED=0 STATEMENTS_TABLE=$(CURDIR)/bin/statements.txt go test -timeout 20m -count=1 ./cmd/e2e; code=$$?; \
 		cat bin/statements.txt 2>/dev/null; exit $$code
+
+# the same with programs that look for data races; a race in one fails its test
+e2e_race: tools
+	@command -v gcc >/dev/null 2>&1 || { echo "skipped: no C compiler for the race detector"; exit 0; }; \
+		E2E_RACE=1 go test -timeout 20m -count=1 ./cmd/e2e
 
 # every fuzz target for FUZZTIME, on what it has found before and on new inputs
 fuzz:

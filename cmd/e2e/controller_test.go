@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -46,9 +47,10 @@ func TestControllerKilledDuringABuild(t *testing.T) {
 	t.Parallel()
 	c := lab.NewController(t, programs(t))
 	home, _ := enrolled(t, c)
-	const lines = 400
-	good := c.Submit(fmt.Sprintf("name: good\nsteps:\n  - name: count\n    script: |\n      for i in $(seq 1 %d); do echo line-$i-; sleep 0.1; done\n", lines))
-	bad := c.Submit("name: bad\nsteps:\n  - name: fail\n    script: |\n      for i in $(seq 1 200); do echo line-$i-; sleep 0.1; done; exit 3\n")
+	stop := home.LabPath("stop")
+	script := "name: %s\nsteps:\n  - name: count\n    script: |\n      i=0\n" +
+		"      while [ ! -e " + stop + " ]; do i=$((i+1)); echo line-$i-; sleep 0.1; done\n      echo total-$i-\n      exit %d\n"
+	good, bad := c.Submit(fmt.Sprintf(script, "good", 0)), c.Submit(fmt.Sprintf(script, "bad", 3))
 	for _, id := range []string{good, bad} {
 		if !lab.Eventually(30*time.Second, func() bool {
 			seen, err := c.Build(id)
@@ -70,23 +72,24 @@ func TestControllerKilledDuringABuild(t *testing.T) {
 			t.Fatalf("round %d: %d lines were there, %d are left", i, len(acknowledged), len(after))
 		}
 	}
-	for id, want := range map[string]struct {
-		state string
-		lines int
-	}{good: {"succeeded", lines}, bad: {"failed", 200}} {
+	if err := os.WriteFile(stop, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{good: "succeeded", bad: "failed"} {
 		seen := c.Over(3*time.Minute, id)
-		if seen.State != want.state || seen.HandOuts != 1 {
-			t.Errorf("build ended %s after %d hand-outs, want %s after one", seen.State, seen.HandOuts, want.state)
+		if seen.State != want || seen.HandOuts != 1 {
+			t.Errorf("build ended %s after %d hand-outs, want %s after one", seen.State, seen.HandOuts, want)
 		}
 		got := numbers(t, c, id)
 		for i, n := range got {
 			if n != fmt.Sprint(i+1) {
-				t.Errorf("line %d of the log of the %s build is number %s", i+1, want.state, n)
+				t.Errorf("line %d of the log of the build that %s is number %s", i+1, want, n)
 				break
 			}
 		}
-		if len(got) != want.lines {
-			t.Errorf("%d lines in the log of the %s build, want %d", len(got), want.state, want.lines)
+		out, _ := c.Run("", "logs", id)
+		if total := fmt.Sprintf("total-%d-", len(got)); !strings.Contains(out, total) {
+			t.Errorf("%d lines in the log of the build that %s, which wrote another number", len(got), want)
 		}
 	}
 	if t.Failed() {
