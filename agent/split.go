@@ -96,11 +96,15 @@ func (a *Agent) beats(ctx context.Context) error {
 	}
 }
 
+// afterBeat puts the claims behind the heartbeats, which come at a multiple of their interval: what a heartbeat brought
+// is in force when the next build starts, and not in the same moment (statements 22, 26).
+const afterBeat = 300 * time.Millisecond
+
 // builds asks for work every 5 s: status, capacity, claim (protocol §1.6.2, §1.6.7).
 func (a *Agent) builds(ctx context.Context) error {
 	rhythm := holding{agent: a, pace: pace{every: buildEvery, most: 3 * buildEvery}}
 	server := contact{log: a.Log, what: "claim build"}
-	pause := buildEvery
+	pause := buildEvery + afterBeat
 	var freed <-chan struct{}
 	for {
 		if !a.waits.Load() {

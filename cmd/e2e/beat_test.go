@@ -148,7 +148,7 @@ func pushedEnvironment(s *S) {
 	w.beats(1)
 	w.rec.Reply(map[string]any{"envs": map[string]any{"LAB_PUSHED": `a b "c" $HOME 'd'`, "LAB_OWN": "of the server", "BK_CI_LOCALE_LANGUAGE": "ja_JP", "DEVOPS_FILE_GATEWAY": "pushed"},
 		"props": map[string]any{"enablePipeline": true}})
-	w.beats(1)
+	w.beats(2) // with the second the answer to the first has been dealt with
 	build := lab.NewBuild()
 	w.rec.Queue(build)
 	w.mustFinish(60*time.Second, build)
