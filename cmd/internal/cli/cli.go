@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"os/user"
 	"strings"
 	"syscall"
 
@@ -48,7 +50,11 @@ func Report(w io.Writer, name string, err error) int {
 	picked := errors.As(err, &exit)
 	if !picked || exit.Err != nil {
 		_, _ = fmt.Fprintf(w, "%s: %s\n", name, oneLine(err.Error()))
-		if hint := firstHint(err); hint != "" {
+		hint := firstHint(err)
+		if hint == "" {
+			hint = fileHint(err)
+		}
+		if hint != "" {
 			_, _ = fmt.Fprintf(w, "hint: %s\n", oneLine(hint))
 		}
 	}
@@ -84,6 +90,32 @@ func firstHint(err error) string {
 		}
 	}
 	return ""
+}
+
+// fileHint says what to do about a file that cannot be used, where nobody below knew better: at night the wrong owner,
+// a full disk and a read-only file system are the usual ones.
+func fileHint(err error) string {
+	var file *fs.PathError
+	if !errors.As(err, &file) {
+		return ""
+	}
+	switch {
+	case errors.Is(file, fs.ErrPermission):
+		return fmt.Sprintf("this process runs as %s; run it as the owner of %s, or give that to it with chown", account(), file.Path)
+	case errors.Is(file, syscall.ENOSPC):
+		return "the disk is full; make room for " + file.Path
+	case errors.Is(file, syscall.EROFS):
+		return "the file system is read-only; look into the system's log, and mount it for writing"
+	}
+	return ""
+}
+
+func account() string {
+	me, err := user.Current()
+	if err != nil {
+		return "another user"
+	}
+	return me.Username
 }
 
 // oneLine keeps an error, and what a server put into it, to one line without terminal sequences. Joined errors are

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -79,5 +81,22 @@ func TestVersion(t *testing.T) {
 	}
 	if lines := strings.Split(FullVersion(), "\n"); len(lines) != 3 || lines[0] != Version() || lines[1] == "" || lines[2] == "" {
 		t.Errorf("full version %q", lines)
+	}
+}
+
+func TestAFileThatCannotBeUsedHasAHint(t *testing.T) {
+	for cause, want := range map[error]string{
+		fs.ErrPermission: "run it as the owner of /home/of/agent", syscall.ENOSPC: "make room for /home/of/agent",
+		syscall.EROFS: "read-only", fs.ErrNotExist: "",
+	} {
+		var out bytes.Buffer
+		err := fmt.Errorf("take role agent: %w", &fs.PathError{Op: "mkdir", Path: "/home/of/agent", Err: cause})
+		if code := Report(&out, "devopsAgent", err); code != 1 {
+			t.Errorf("%v: exit code %d", cause, code)
+		}
+		_, hint, _ := strings.Cut(out.String(), "hint: ")
+		if !strings.Contains(hint, want) || want == "" && hint != "" {
+			t.Errorf("%v: hint %q, want %q", cause, hint, want)
+		}
 	}
 }
