@@ -70,12 +70,12 @@ lint:
 RACE = $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 unit: tools
 	@command -v gcc >/dev/null 2>&1 || echo "no C compiler: unit tests run without the race detector"
-	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 10m $$(go list ./... | grep -v /cmd/e2e$$)
+	@CGO_ENABLED=$(if $(RACE),1,0) bash scripts/gotest.sh $(RACE) -timeout 10m $$(go list ./... | grep -v /cmd/e2e$$)
 
 # the built programs against a recording server; ends with the table of the protocol's 127 statements
 e2e: tools
 	@mkdir -p bin
-	@CGO_ENABLED=0 STATEMENTS_TABLE=$(CURDIR)/bin/statements.txt go test -timeout 20m -count=1 ./cmd/e2e; code=$$?; \
+	@CGO_ENABLED=0 STATEMENTS_TABLE=$(CURDIR)/bin/statements.txt bash scripts/gotest.sh -timeout 20m -count=1 ./cmd/e2e; code=$$?; \
 		cat bin/statements.txt 2>/dev/null; exit $$code
 
 # the same with programs that look for data races; a race in one fails its test
