@@ -1,6 +1,10 @@
 package service
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 // TestNetworkMagic: the numbers of statfs(2), written out.
 func TestNetworkMagic(t *testing.T) {
@@ -13,5 +17,27 @@ func TestNetworkMagic(t *testing.T) {
 		if kind != want || remote != (want != "") {
 			t.Errorf("%#x: %q, %v, want %q", magic, kind, remote, want)
 		}
+	}
+}
+
+// TestAFullDiskDoesNotKeepARoleFromItsProcess: an agent that starts on a full disk goes on without a pid file.
+func TestAFullDiskDoesNotKeepARoleFromItsProcess(t *testing.T) {
+	inst := &Installation{Home: t.TempDir()}
+	pid := inst.Path("runtime", "agent.pid")
+	if err := os.MkdirAll(filepath.Dir(pid), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", pid); err != nil { // every write to it says ENOSPC (full(4))
+		t.Fatal(err)
+	}
+	lock, err := inst.Hold(t.Context(), RoleAgent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(pid); !os.IsNotExist(err) {
+		t.Errorf("a pid file that could not be written is still there: %v", err)
+	}
+	if err := lock.Release(); err != nil {
+		t.Error(err)
 	}
 }

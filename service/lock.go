@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -69,7 +70,15 @@ func (i *Installation) writePID(ctx context.Context, role Role, limit time.Durat
 	if err != nil {
 		return err
 	}
-	err = os.WriteFile(i.Path("runtime", string(role)+".pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+	path := i.Path("runtime", string(role)+".pid")
+	err = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0o600)
+	if errors.Is(err, syscall.ENOSPC) {
+		// The lock says who runs; the pid file is for others. On a full disk an agent without one still sends
+		// heartbeats, and half a pid would be somebody else's.
+		if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
 	return errors.Join(err, total.Release())
 }
 
