@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 )
 
 // Exit codes that keepers read (protocol §3.2).
@@ -24,7 +25,8 @@ var ErrRemoved = errors.New("this agent was removed in BK-CI")
 
 // Installation is one agent on one machine: its home directory with the layout of protocol §2.1.
 type Installation struct {
-	Home string // absolute
+	Home   string // absolute
+	Config string // path of agent.toml, whether or not it is there
 }
 
 // Open returns the installation in a directory, which must exist.
@@ -40,7 +42,7 @@ func Open(home string) (*Installation, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("open installation: %s is not a directory", abs)
 	}
-	return &Installation{Home: abs}, nil
+	return &Installation{Home: abs, Config: configOf(runtime.GOOS, abs)}, nil
 }
 
 // Path joins names to the home directory.

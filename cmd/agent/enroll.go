@@ -31,7 +31,7 @@ func enrollCommand(home *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cfg, err := config.LoadConfig(inst.Path("agent.toml"))
+			cfg, err := config.LoadConfig(inst.Config)
 			if err != nil {
 				return err
 			}
