@@ -31,6 +31,14 @@ const totalLockWait = time.Minute
 // lockPoll is the distance of tries for a lock that somebody else holds.
 const lockPoll = 20 * time.Millisecond
 
+// probeWait is for how long a role is tried for: a daemon, the original's too, takes agent.lock for an instant to see
+// whether an agent runs, and that instant must not send an agent away.
+const probeWait = 100 * time.Millisecond
+
+// envTotal says which process holds total-lock for the agent that it starts: the agent need not wait for it, and nobody
+// can get in between (weakness W-38). It counts only when that process is our parent.
+const envTotal = "DEVOPS_TOTAL_LOCK"
+
 // Lock is a role held until the process ends or Release is called.
 type Lock struct{ file *flock.Flock }
 
@@ -53,6 +61,16 @@ func (i *Installation) hold(ctx context.Context, role Role, limit time.Duration)
 	}
 	own := newLock(filepath.Join(dir, string(role)+".lock"))
 	got, err := own.TryLock()
+	for deadline := time.Now().Add(probeWait); !got && err == nil && time.Now().Before(deadline); {
+		timer := time.NewTimer(lockPoll)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, fmt.Errorf("take role %s: %w", role, context.Cause(ctx))
+		case <-timer.C:
+		}
+		got, err = own.TryLock()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take role %s: lock %s: %w", role, own.Path(), err)
 	}
@@ -65,8 +83,41 @@ func (i *Installation) hold(ctx context.Context, role Role, limit time.Duration)
 	return &Lock{file: own}, nil
 }
 
+// free reports whether nobody holds a role. It takes the lock for an instant.
+func (i *Installation) free(role Role) (bool, error) {
+	probe := newLock(i.Path("runtime", string(role)+".lock"))
+	got, err := probe.TryLock()
+	if err != nil {
+		return false, fmt.Errorf("lock %s: %w", probe.Path(), err)
+	}
+	if !got {
+		return false, nil
+	}
+	return true, probe.Unlock()
+}
+
+// totalFor takes total-lock to write a pid file. When our parent holds it for us there is nothing to wait for.
+func (i *Installation) totalFor(ctx context.Context, role Role, limit time.Duration) (*Lock, error) {
+	keeper := os.Getenv(envTotal)
+	if role != RoleAgent || keeper == "" {
+		return i.HoldTotal(ctx, limit)
+	}
+	if err := os.Unsetenv(envTotal); err != nil {
+		return nil, err
+	}
+	if keeper != strconv.Itoa(os.Getppid()) {
+		return i.HoldTotal(ctx, limit)
+	}
+	total := newLock(i.Path("runtime", "total-lock.lock"))
+	got, err := total.TryLock()
+	if err != nil || !got {
+		return nil, err // held by our parent, for us
+	}
+	return &Lock{file: total}, nil
+}
+
 func (i *Installation) writePID(ctx context.Context, role Role, limit time.Duration) error {
-	total, err := i.HoldTotal(ctx, limit)
+	total, err := i.totalFor(ctx, role, limit)
 	if err != nil {
 		return err
 	}
@@ -78,6 +129,9 @@ func (i *Installation) writePID(ctx context.Context, role Role, limit time.Durat
 		if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
 			err = nil
 		}
+	}
+	if total == nil {
+		return err
 	}
 	return errors.Join(err, total.Release())
 }

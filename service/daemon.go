@@ -1,0 +1,362 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/devops-agent/devops-agent/service/control"
+)
+
+// How patient a daemon is.
+const (
+	lockCheckEvery = 5 * time.Second        // for an agent it did not start (protocol §3.5.1)
+	askEvery       = 15 * time.Second       // whether an agent that does not talk on a pipe answers
+	watchdogAfter  = 45 * time.Second       // of silence, once the agent has talked
+	abortGrace     = 3 * time.Second        // to write its stack down, for an agent that hangs
+	stopGrace      = 90 * time.Second       // after the last word of an agent that was told to stop
+	restartGrace   = 10 * time.Second       // for an agent that was told to make room for the next one
+	longLife       = 10 * time.Second       // an agent that ends later than this was no crash at the start
+	strangerTotal  = 300 * time.Millisecond // for how long a new agent of an unknown kind finds total-lock held
+	knownTotal     = 5 * time.Second        // the same for a program that has talked before
+	totalPoll      = 50 * time.Millisecond  // between tries for total-lock
+	lateTimer      = 2 * time.Second        // a timer that is so late says that this process was stopped, too
+)
+
+// ErrLater is what Prepare returns when the agent cannot be started for now and that is no fault, as before a login. The
+// daemon tries again after half a minute or at Wake.
+var ErrLater = errors.New("cannot be started yet")
+
+// laterPause is how long ErrLater is good for.
+const laterPause = 30 * time.Second
+
+// DaemonOptions are what a Daemon needs to run.
+type DaemonOptions struct {
+	Installation *Installation
+	GOOS         string
+	Version      string // of the daemon
+	Debug        bool   // passed on to the agent (protocol §3.1)
+	Log          *slog.Logger
+
+	// Before comes before each launch, under total-lock, when no agent runs; nil for nothing. An error is logged and the
+	// launch goes on: what is there may still run.
+	Before func(ctx context.Context) error
+	// Prepare may change how the agent is started: its token, for instance. It is called without any lock. nil for nothing.
+	// On Windows, a command with SysProcAttr.NoInheritHandles gets no pipes and is watched by asking it.
+	Prepare func(ctx context.Context, cmd *exec.Cmd) error
+	// Reap takes the end of processes that lost their parent, the agent, off the system's hands (Linux). It is for a process
+	// that has no other children.
+	Reap bool
+	// Started is told about each agent that was started, before anything is expected of it. nil for nothing.
+	Started func(p *os.Process) error
+}
+
+// Daemon keeps the agent of one home running, without help of the system (protocol §3.5). Stop, Restart, Reload and Wake
+// may be called at any time from any goroutine.
+type Daemon struct {
+	DaemonOptions
+	orders chan order
+	pace   pace
+	spoke  identity // the program that has talked on the pipe
+
+	mu     sync.Mutex
+	status control.DaemonStatus
+}
+
+// order is something that a Daemon was told.
+type order int
+
+const (
+	orderStop order = iota
+	orderStopNow
+	orderRestart
+	orderReload
+	orderWake
+)
+
+// NewDaemon wires a daemon together and starts nothing.
+func NewDaemon(o DaemonOptions) *Daemon {
+	return &Daemon{DaemonOptions: o, orders: make(chan order, 16), pace: newPace(time.Now()),
+		status: control.DaemonStatus{PID: os.Getpid(), Version: o.Version, Since: time.Now()}}
+}
+
+// Stop makes the daemon stop its agent, which drains first, and then end. A second Stop, and one with now, make the agent
+// stop its builds.
+func (d *Daemon) Stop(now bool) {
+	if now {
+		d.order(orderStopNow)
+		return
+	}
+	d.order(orderStop)
+}
+
+// Restart replaces the agent by a fresh one. Builds go on.
+func (d *Daemon) Restart() { d.order(orderRestart) }
+
+// Reload makes the agent read its configuration again.
+func (d *Daemon) Reload() { d.order(orderReload) }
+
+// Wake ends a pause before the next start.
+func (d *Daemon) Wake() { d.order(orderWake) }
+
+func (d *Daemon) order(o order) {
+	select {
+	case d.orders <- o:
+	default: // sixteen others wait: the daemon has ended, or will do the same
+	}
+}
+
+// Status says how daemon and agent are.
+func (d *Daemon) Status() control.DaemonStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.status
+}
+
+func (d *Daemon) note(change func(s *control.DaemonStatus)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(&d.status)
+}
+
+// errStopped: the daemon was told to stop, and has.
+var errStopped = errors.New("stopped")
+
+// Run takes the role and keeps the agent alive until Stop, or the end of ctx, which means the same. ErrRunning is another
+// daemon of this home; ErrRemoved an agent that ended with ExitStayDown, which every keeper follows (protocol §3.2).
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	lock, err := d.Installation.Hold(ctx, RoleDaemon)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
+	defer context.AfterFunc(ctx, func() { d.Stop(false) })()
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx)) // what ends with Run, not before the agent has stopped
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer end()
+	r := &keeping{Daemon: d, reap: newReaper(d.Reap)}
+	defer r.reap.close()
+	d.answer(ctx, &helpers)
+	d.Log.Info("Daemon starts", "version", d.Version, "home", d.Installation.Home, "pid", os.Getpid())
+	for {
+		if err := r.life(ctx); errors.Is(err, errStopped) {
+			d.Log.Info("Daemon ends")
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// keeping is one Run.
+type keeping struct {
+	*Daemon
+	reap   *reaper
+	starts int // agents started so far
+}
+
+// life is that of one agent: wait for its turn, start it or find another's, see it end. It returns nil for the next.
+func (r *keeping) life(ctx context.Context) error {
+	c, err := r.begin(ctx)
+	var fault *launchError
+	switch {
+	case errors.As(err, &fault):
+		return r.pause(ctx, r.pace.fault(time.Now(), false), "Agent cannot be started", fault.cause.Error(), 0)
+	case errors.Is(err, ErrLater):
+		return r.rest(ctx, laterPause)
+	case err != nil:
+		return err
+	case c == nil:
+		return r.watch(ctx)
+	}
+	return r.mind(ctx, c)
+}
+
+// launchError: the agent's program could not be started.
+type launchError struct{ cause error }
+
+func (e *launchError) Error() string { return e.cause.Error() }
+func (e *launchError) Unwrap() error { return e.cause }
+
+// program is the agent's file.
+func (r *keeping) program() string {
+	if r.GOOS == "windows" {
+		return r.Installation.Path("devopsAgent.exe")
+	}
+	return r.Installation.Path("devopsAgent")
+}
+
+// begin starts the agent unless somebody else's runs: then there is no child and no error. It waits for total-lock
+// (protocol §8.11 statement 100) and hands it to the child, so that nobody gets between the look at agent.lock and the
+// moment in which the child holds it (weakness W-38).
+func (r *keeping) begin(ctx context.Context) (*child, error) {
+	path := r.program()
+	var args []string
+	if r.Debug {
+		args = []string{"debug"}
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Dir = r.Installation.Home
+	cmd.Env = childEnviron()
+	apart(cmd)
+	if r.Prepare != nil {
+		if err := r.Prepare(ctx, cmd); errors.Is(err, ErrLater) {
+			return nil, err
+		} else if err != nil {
+			return nil, &launchError{err}
+		}
+	}
+	total, err := r.takeTotal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	free, err := r.Installation.free(RoleAgent)
+	if err != nil || !free {
+		return nil, errors.Join(err, total.Release())
+	}
+	if r.Before != nil {
+		if err := r.Before(ctx); err != nil {
+			r.Log.Error("Interrupted upgrade not settled", "err", err)
+		}
+	}
+	makeExecutable(path)
+	c, err := launch(cmd, r.Log)
+	if err != nil {
+		if rerr := total.Release(); rerr != nil {
+			return nil, rerr
+		}
+		return nil, &launchError{err}
+	}
+	c.total, c.file = total, identify(path)
+	if r.Started != nil {
+		if err := r.Started(c.cmd.Process); err != nil {
+			r.Log.Error("Agent not taken care of", "pid", c.pid, "err", err)
+		}
+	}
+	r.starts++
+	restarts := r.starts - 1
+	r.note(func(s *control.DaemonStatus) {
+		s.Child, s.Adopted, s.Ready, s.Sentence, s.NextStart, s.Restarts = c.pid, false, false, "", nil, restarts
+	})
+	r.Log.Info("Agent started", "pid", c.pid)
+	return c, nil
+}
+
+// takeTotal waits for total-lock as long as it takes: an agent started under an upgrader would run what is being replaced.
+func (r *keeping) takeTotal(ctx context.Context) (*Lock, error) {
+	total := newLock(r.Installation.Path("runtime", "total-lock.lock"))
+	began, said := time.Now(), false
+	for {
+		got, err := total.TryLock()
+		if got {
+			return &Lock{file: total}, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", total.Path(), err)
+		}
+		if !said && time.Since(began) > totalLockWait {
+			said = true
+			busy := &BusyError{Path: total.Path(), Waited: totalLockWait}
+			r.Log.Error("Agent not started", "err", busy, "hint", busy.Hint())
+		}
+		timer := time.NewTimer(totalPoll)
+		select {
+		case o := <-r.orders:
+			timer.Stop()
+			if o == orderStop || o == orderStopNow {
+				return nil, errStopped
+			}
+		case <-timer.C:
+		}
+	}
+}
+
+// childEnviron is ours without what our own keeper told us.
+func childEnviron() []string {
+	var env []string
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		switch name {
+		case envNotifySocket, envWatchdog, envWatchdogPID, EnvNotifyFD, envTotal:
+			continue
+		}
+		env = append(env, entry)
+	}
+	return append(env, envWatchdog+"="+strconv.FormatInt(watchdogAfter.Microseconds(), 10), envTotal+"="+strconv.Itoa(os.Getpid()))
+}
+
+// makeExecutable does what the original does before each launch; what cannot be changed shows when it is started.
+func makeExecutable(path string) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o100 == 0 {
+		_ = os.Chmod(path, info.Mode().Perm()|0o100)
+	}
+}
+
+// pause says why the next start has to wait, and waits.
+func (r *keeping) pause(ctx context.Context, d time.Duration, what, how string, lived time.Duration) error {
+	r.note(func(s *control.DaemonStatus) { s.LastExit = how })
+	if d == 0 {
+		return nil
+	}
+	r.Log.Warn(what, "how", how, "after", lived.Round(time.Millisecond), "times", r.pace.streak, "next_start_in", d)
+	return r.rest(ctx, d)
+}
+
+// rest waits, but not longer than until it is told to go on or the agent's file has become another one.
+func (r *keeping) rest(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	next := time.Now().Add(d)
+	r.note(func(s *control.DaemonStatus) { s.NextStart = &next })
+	defer r.note(func(s *control.DaemonStatus) { s.NextStart = nil })
+	before := identify(r.program())
+	for left := d; left > 0; left = time.Until(next) {
+		timer := time.NewTimer(min(left, time.Second))
+		select {
+		case o := <-r.orders:
+			timer.Stop()
+			switch o {
+			case orderStop, orderStopNow:
+				return errStopped
+			case orderRestart, orderWake:
+				return nil
+			case orderReload:
+			}
+		case <-r.reap.childEnded():
+			timer.Stop()
+			r.reap.reap(0)
+		case <-timer.C:
+			if now := identify(r.program()); now != before && now.size > 0 {
+				r.Log.Info("Agent's program has changed", "path", r.program())
+				r.pace.forget(time.Now())
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// identity tells one content of a file from another without reading it.
+type identity struct {
+	inode   uint64
+	size    int64
+	changed int64 // nanoseconds since 1970
+	mode    os.FileMode
+}
+
+func identify(path string) identity {
+	info, err := os.Stat(path)
+	if err != nil {
+		return identity{}
+	}
+	return identity{inode: inodeOf(info), size: info.Size(), changed: info.ModTime().UnixNano(), mode: info.Mode()}
+}

@@ -1,0 +1,95 @@
+package service
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/devops-agent/devops-agent/service/proc"
+)
+
+// Holder is the process that has a role of an installation.
+type Holder struct {
+	PID     int
+	Started string // as proc.Identify has it
+	Program string // path of its executable
+}
+
+// Holder finds the process that holds a role. It is believed only when the lock is held, the process named by the pid file
+// runs, and its executable is the role's program in home or in the package's directory: a number in a file is not enough
+// to signal somebody (weakness W-35).
+func (i *Installation) Holder(role Role) (*Holder, bool) {
+	text, err := os.ReadFile(i.Path("runtime", string(role)+".pid"))
+	if err != nil {
+		return nil, false
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 1 {
+		return nil, false
+	}
+	started, ok := proc.Identify(pid)
+	if !ok {
+		return nil, false
+	}
+	if free, err := i.free(role); err != nil || free {
+		return nil, false
+	}
+	h := &Holder{PID: pid, Started: started}
+	if h.Program, err = executableOf(pid); err != nil || !i.isProgram(role, h.Program) {
+		return nil, false
+	}
+	return h, proc.Alive(pid, started)
+}
+
+// isProgram reports whether an executable is one that may have the role here.
+func (i *Installation) isProgram(role Role, path string) bool {
+	name, ok := map[Role]string{RoleAgent: "devopsAgent", RoleDaemon: "devopsDaemon", RoleUpgrade: "upgrader", RoleInstaller: "installer"}[role]
+	if !ok {
+		return false
+	}
+	if !filepath.IsAbs(path) { // macOS tells what was called
+		path = i.Path(path)
+	}
+	path = strings.TrimSuffix(path, " (deleted)") // Linux, when the file was replaced meanwhile
+	for _, dir := range []string{i.Home, i.Path("tmp"), Packaged(runtime.GOOS).Vendor} {
+		if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = resolved
+		}
+		// A program that was moved aside for a newer one has more to its name.
+		if sameDir(filepath.Dir(path), dir) && strings.HasPrefix(filepath.Base(path), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameDir compares two absolute paths as the system does.
+func sameDir(a, b string) bool {
+	if runtime.GOOS == "windows" {
+		return strings.EqualFold(a, b)
+	}
+	return a == b
+}
+
+// signals that a Holder gets; what Windows lacks is an error there.
+type processSignal int
+
+const (
+	terminateProcess processSignal = iota
+	abortProcess
+	killProcess
+)
+
+// signal signals the process if it still is the same.
+func (h *Holder) signal(sig processSignal) error {
+	if !proc.Alive(h.PID, h.Started) {
+		return nil
+	}
+	if err := signalProcess(h.PID, sig); err != nil {
+		return fmt.Errorf("signal process %d: %w", h.PID, err)
+	}
+	return nil
+}
