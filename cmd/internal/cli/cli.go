@@ -118,6 +118,9 @@ func account() string {
 	return me.Username
 }
 
+// OneLine keeps a text, whatever a server put into it, to one line without terminal sequences.
+func OneLine(text string) string { return oneLine(text) }
+
 // oneLine keeps an error, and what a server put into it, to one line without terminal sequences. Joined errors are
 // parted by semicolons.
 func oneLine(text string) string {
