@@ -12,8 +12,8 @@ import (
 )
 
 // serve runs the daemon and passes signals on: SIGTERM and SIGINT stop the agent, which drains, and a second one stops its
-// builds; SIGHUP has it read its configuration again. The umask stays what it is, because builds get it: the few files of ours
-have modes of their own.
+// builds; SIGHUP has it read its configuration again. The umask stays what it is, because builds get it: the files of ours
+// have modes of their own.
 func serve(ctx context.Context, o service.DaemonOptions, _ commandLine) error {
 	d := service.NewDaemon(o)
 	told := make(chan os.Signal, 8)
