@@ -24,9 +24,9 @@ type Job struct {
 	User        string            // account; daemons of the system domain only
 	Environment map[string]string // of the program
 
-	// StayDown is the path of a file. While it is there the job is not started again when it ends, nor when it is loaded.
-	// Empty: it is always started again. See docs/decisions/0011-launchd.md for why it is a file: launchd can tell a
-	// success from a failure and a crash, but not one exit code from another.
+	// StayDown is the path of a file. While it is there the job is not started again when it ends; loading it starts it
+	// once all the same. Empty: it is always started again. See docs/decisions/0011-launchd.md for why it is a file:
+	// launchd can tell a success from a failure and a crash, but not one exit code from another.
 	StayDown string
 
 	// Throttle is the least time from one start to the next. Whole seconds, at least 1; launchd's default is 10 s.
@@ -40,7 +40,7 @@ type Job struct {
 	MaxFiles int         // soft limit of open files; launchd's default of 256 is too small for builds
 	Umask    fs.FileMode // 0 leaves the key out
 	Stdout   string      // path
-	Stderr   string      // path; launchd opens it as the job's user, and does not start the job when it cannot
+	Stderr   string      // path; a job whose output cannot be opened is not started, its directory must be there
 }
 
 // ProcessType says how macOS treats the job and all that it starts.

@@ -214,8 +214,7 @@ func (m Manager) Disable(ctx context.Context, label string) error {
 // Bootstrap loads a job from its property list; with RunAtLoad it starts. One that is loaded is left as it is. One that is
 // still ending is waited for, up to ten seconds.
 func (m Manager) Bootstrap(ctx context.Context, label, file string) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
+	giveUp := time.Now().Add(settleTimeout)
 	for unexplained := 0; ; {
 		_, err := m.call(ctx, m.target(label), "bootstrap", string(m.Domain), file)
 		if !is(err, codeIO, codeExists, codeInProgress, codeAlready) {
@@ -239,7 +238,7 @@ func (m Manager) Bootstrap(ctx context.Context, label, file string) error {
 				return err
 			}
 		}
-		if !m.pause(ctx) {
+		if time.Now().After(giveUp) || !m.pause(ctx) {
 			return err
 		}
 	}
