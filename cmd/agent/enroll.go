@@ -1,65 +1,65 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/devops-agent/devops-agent/agent"
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
-func enrollCommand(home *string) *cobra.Command {
-	var gateway, tokenFile, zone string
+// enrolment is what a command line says about getting an identity.
+type enrolment struct {
+	gateway, tokenFile, zone string
+	again                    bool
+}
+
+func (e *enrolment) flags(flags *pflag.FlagSet) {
+	flags.StringVar(&e.gateway, "gateway", "", "address of the server")
+	flags.StringVar(&e.tokenFile, "token-file", "", "file with the install token, - for standard input")
+	flags.StringVar(&e.zone, "zone", "", "zone of the server, where it has several")
+}
+
+func enrollCommand(where *place) *cobra.Command {
+	var e enrolment
 	cmd := &cobra.Command{
 		Use: "enroll", Short: "Make this machine an agent of a server", Args: usage(cobra.NoArgs),
 		Long: "enroll makes an agent record on the server and writes its identity into the home directory.\n" +
 			"The install token comes from --token-file, from the variable " + job.TokenVariable + ", or from standard input;\n" +
 			"never from the command line, where every user of the machine could read it.\n" +
-			"A machine that is enrolled already is left alone.",
+			"A machine that is enrolled already is left alone; --again gives it a new record and a new identity. The old record stays\n" +
+			"on the server until somebody deletes it there.",
 		Example: "  devopsController enroll-token | devopsAgent enroll --gateway http://ci.example.com",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			inst, err := open(*home)
+			l, inst, err := where.open()
 			if err != nil {
 				return err
 			}
-			cfg, err := config.LoadConfig(inst.Config)
-			if err != nil {
+			if err := l.mayChange(cmd, nil); err != nil {
 				return err
 			}
-			if gateway == "" {
-				gateway = cfg.Enroll.Gateway
+			if e.again {
+				lock, err := quiescent(cmd.Context(), l, inst, "enroll --again")
+				if err != nil {
+					return err
+				}
+				defer func() { _ = lock.Release() }() // at the latest, the end of the process does
 			}
-			if zone == "" {
-				zone = cfg.Enroll.Zone
-			}
-			if tokenFile == "" {
-				tokenFile = cfg.Enroll.TokenFile
-			}
-			if gateway == "" {
-				return &missingError{"no gateway", "give its address by --gateway, or as gateway of [enroll] in agent.toml"}
-			}
-			token, err := readToken(tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			roots, err := config.Roots(inst.Home)
-			if err != nil {
-				return err
-			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			id, done, err := agent.Enrolment{
-				Home: inst.Home, Gateway: gateway, Token: token, Zone: zone, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
-				HTTP: wire.NewHTTPClient(wire.HTTPOptions{Roots: roots, Proxy: config.Proxy(cfg, config.Settings{}, nil)}), Log: log,
-			}.Run(cmd.Context())
+			id, done, err := e.run(cmd, inst)
 			if err != nil {
 				return err
 			}
@@ -71,10 +71,68 @@ func enrollCommand(home *string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&gateway, "gateway", "", "address of the server")
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the install token, - for standard input")
-	cmd.Flags().StringVar(&zone, "zone", "", "zone of the server, where it has several")
+	e.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&e.again, "again", false, "give a machine that has an identity a new one; the agent must be stopped")
 	return cmd
+}
+
+// run enrols a home, and reports its id and whether anything was done.
+func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id string, done bool, err error) {
+	cfg, err := config.LoadConfig(inst.Config)
+	if err != nil {
+		return "", false, err
+	}
+	gateway, zone, tokenFile := or(e.gateway, cfg.Enroll.Gateway), or(e.zone, cfg.Enroll.Zone), or(e.tokenFile, cfg.Enroll.TokenFile)
+	if gateway == "" {
+		return "", false, &missingError{"no gateway", "give its address by --gateway, or as gateway of [enroll] in agent.toml"}
+	}
+	token, err := readToken(tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
+	if err != nil {
+		return "", false, err
+	}
+	roots, err := config.Roots(inst.Home)
+	if err != nil {
+		return "", false, err
+	}
+	home := inst.Home
+	if e.again { // beside the old identity, which stays until the new one is complete
+		if home, err = os.MkdirTemp(inst.Home, ".agent-package-*"); err != nil {
+			return "", false, fmt.Errorf("enroll: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(home)) }()
+	}
+	id, done, err = agent.Enrolment{
+		Home: home, Gateway: gateway, Token: token, Zone: zone, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		HTTP: wire.NewHTTPClient(wire.HTTPOptions{Roots: roots, Proxy: config.Proxy(cfg, config.Settings{}, nil)}),
+		Log:  slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+	}.Run(cmd.Context())
+	if err == nil && e.again {
+		err = adopt(inst, home)
+	}
+	return id, done, err
+}
+
+// adopt puts a new identity in the place of the old one; the old copy goes first, it must never come back.
+func adopt(inst *service.Installation, from string) error {
+	if err := os.Remove(inst.Path(config.BackupFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("enroll: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		mode os.FileMode
+	}{{config.CertFile, 0o644}, {config.PropertiesFile, 0o600}} {
+		data, err := os.ReadFile(filepath.Join(from, f.name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = swap.WriteFile(inst.Path(f.name), data, f.mode)
+		}
+		if err != nil {
+			return fmt.Errorf("enroll: %w", err)
+		}
+	}
+	return nil
 }
 
 // missingError: enroll was not told something.

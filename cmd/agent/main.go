@@ -11,6 +11,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/service/control"
 )
 
 func main() { os.Exit(cli.Main("devopsAgent", run)) }
@@ -31,7 +32,7 @@ func run(ctx context.Context, args []string) error {
 
 // commands are the verbs. Without one the agent runs, as the original does (protocol §3.1).
 func commands(umask int) *cobra.Command {
-	var home string
+	var where place
 	var stderr bool
 	root := &cobra.Command{
 		Use:   "devopsAgent",
@@ -40,12 +41,12 @@ func commands(umask int) *cobra.Command {
 			"Without a command it runs as the agent of its home directory.",
 		Args: usage(cobra.NoArgs), SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runAgent(cmd.Context(), home, false, stderr, umask)
+			return runAgent(cmd.Context(), where.home, false, stderr, umask)
 		},
 	}
-	root.PersistentFlags().StringVar(&home, "home", "", "home directory of the agent (default: that of the program)")
+	root.PersistentFlags().StringVar(&where.home, "home", "", "home directory of the agent (default: that of the program, or of the package)")
+	root.PersistentFlags().StringVar(&where.instance, "instance", "", "one of several agents of a host, by its name (Linux packages)")
 	root.PersistentFlags().BoolVar(&stderr, "stderr", false, "log to standard error as well, also when it is no terminal")
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
 
@@ -71,18 +72,23 @@ func commands(umask int) *cobra.Command {
 	}, &cobra.Command{
 		Use: "run", Short: "Run the agent (the default)", Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runAgent(cmd.Context(), home, false, stderr, umask)
+			return runAgent(cmd.Context(), where.home, false, stderr, umask)
 		},
 	}, &cobra.Command{
 		Use: "debug [on|off]", Short: "Run without upgrades; or switch that on or off for later starts",
 		Args: usage(cobra.MaximumNArgs(1)), ValidArgs: []string{"on", "off"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return runAgent(cmd.Context(), home, true, stderr, umask)
+				return runAgent(cmd.Context(), where.home, true, stderr, umask)
 			}
-			return switchDebug(home, args[0])
+			return switchDebug(where, args[0])
 		},
-	}, enrollCommand(&home))
+	}, enrollCommand(&where), installCommand(&where), uninstallCommand(&where), startCommand(&where), stopCommand(&where),
+		restartCommand(&where), drainCommand(&where),
+		askCommand(&where, control.OpResume, "Take builds again after drain", "resume ends what drain began.", "taking builds"),
+		askCommand(&where, control.OpReload, "Read agent.toml again", "reload reads agent.toml again. A mistake in it is an error here, and the agent keeps its old settings.", "reloaded"),
+		statusCommand(&where), logsCommand(&where), prepareCommand(&where), manCommand())
+	root.AddCommand(olderWords(&where)...)
 	return root
 }
 
@@ -119,7 +125,7 @@ func (e *usageError) Hint() string {
 	return "\"" + e.cmd.CommandPath() + " --help\" says what there is"
 }
 
-// open finds the installation of this program, or that of --home.
+// open finds the installation of this program, or that of --home: for the bare call, which keepers make.
 func open(home string) (*service.Installation, error) {
 	if home == "" {
 		var err error
@@ -131,8 +137,8 @@ func open(home string) (*service.Installation, error) {
 }
 
 // switchDebug makes or removes the marker of debug mode (protocol §2.1, .debug).
-func switchDebug(home, word string) error {
-	inst, err := open(home)
+func switchDebug(where place, word string) error {
+	_, inst, err := where.open()
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,25 @@
 package main
 
+import (
+	"os"
+
+	win "golang.org/x/sys/windows"
+)
+
 // narrowUmask has nothing to do: Windows has no umask.
 func narrowUmask() int { return -1 }
 
 // surviveReaders has nothing to do: Windows has no SIGPIPE.
 func surviveReaders() {}
+
+// isRoot reports whether this process has the rights of an administrator.
+func isRoot() bool { return win.GetCurrentProcessToken().IsElevated() }
+
+// ownerID does not ask: on Windows, rights and not owners decide.
+func ownerID(string) (string, bool) { return "", false }
+
+// mustSudo leaves it to the system to refuse.
+func mustSudo(string) bool { return false }
+
+// isProgram reports whether a file can be run.
+func isProgram(info os.FileInfo) bool { return info.Mode().IsRegular() }

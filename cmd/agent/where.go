@@ -1,0 +1,179 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/service"
+)
+
+// HomeVariable names the home for verbs that were given none.
+const homeVariable = "DEVOPS_AGENT_HOME"
+
+// place is what the command line says about which agent is meant.
+type place struct {
+	home     string // --home
+	instance string // --instance
+}
+
+// located is the home that a verb works on.
+type located struct {
+	home  string
+	given bool // it was named, and must be named again in what is to be typed
+	place place
+}
+
+// instanceName is what systemd takes as it is, and no path.
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// locate finds the home of a verb: the one named by --instance, --home or the variable; that of the program, when it
+// lies in a home; that of the package, when there is one; else the directory of the program. A bare call, which runs the
+// agent, has the older rule of [open]: keepers name the home or start the program in it.
+func (p place) locate() (located, error) {
+	l := located{given: true, place: p}
+	switch {
+	case p.instance != "" && p.home != "":
+		return l, &adviceError{"--home and --instance are both given", "give one of the two"}
+	case p.instance != "":
+		if runtime.GOOS != "linux" || !instanceName.MatchString(p.instance) {
+			return l, &adviceError{fmt.Sprintf("--instance %q", p.instance), "instances are for Linux; their names are letters, digits, points, hyphens and underscores"}
+		}
+		l.home = service.Instance(p.instance).Home
+	case p.home != "":
+		l.home = p.home
+	case os.Getenv(homeVariable) != "":
+		l.home = os.Getenv(homeVariable)
+	default:
+		own, err := service.HomeOf(os.Args[0])
+		if err != nil {
+			return l, err
+		}
+		l.home, l.given = own, false
+		packaged := service.Packaged(runtime.GOOS).Home
+		if info, err := os.Stat(packaged); !isHome(own) && err == nil && info.IsDir() {
+			l.home = packaged
+		}
+	}
+	abs, err := filepath.Abs(l.home)
+	if err != nil {
+		return l, fmt.Errorf("find home %s: %w", l.home, err)
+	}
+	l.home = abs
+	return l, nil
+}
+
+// open opens the home of a verb, which must exist.
+func (p place) open() (located, *service.Installation, error) {
+	l, err := p.locate()
+	if err != nil {
+		return l, nil, err
+	}
+	inst, err := service.Open(l.home)
+	return l, inst, err
+}
+
+// isHome reports whether an agent lived in a directory, or was registered there.
+func isHome(dir string) bool {
+	for _, name := range []string{config.PropertiesFile, config.BackupFile, ".keeper", ".install_type", "runtime"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// command is what is to be typed for a verb on this home, with sudo where this account may not.
+func (l located) command(verb string) string {
+	name := "devopsAgent"
+	if len(os.Args) > 0 && os.Args[0] != "" {
+		name = os.Args[0]
+	}
+	sudo := mustSudo(l.home)
+	if sudo { // sudo has a PATH of its own, and no variables of ours
+		if abs, err := os.Executable(); err == nil {
+			name = abs
+		}
+	}
+	words := []string{shell(name), verb}
+	switch {
+	case l.place.instance != "":
+		words = append(words, "--instance", l.place.instance)
+	case l.given && (sudo || l.place.home != ""):
+		words = append(words, "--home", shell(l.home))
+	}
+	if sudo {
+		words = append([]string{"sudo"}, words...)
+	}
+	return strings.Join(words, " ")
+}
+
+// adviceError is an error with its hint.
+type adviceError struct{ what, do string }
+
+// Error says what.
+func (e *adviceError) Error() string { return e.what }
+
+// Hint says what to do.
+func (e *adviceError) Hint() string { return e.do }
+
+// rightsError: this account may not.
+type rightsError struct {
+	what    string
+	command string
+	err     error
+}
+
+// Error says what may not be done.
+func (e *rightsError) Error() string {
+	if e.err == nil {
+		return e.what
+	}
+	return e.what + ": " + e.err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *rightsError) Unwrap() error { return e.err }
+
+// Hint says how to do it with the rights that it needs.
+func (e *rightsError) Hint() string {
+	if runtime.GOOS == "windows" {
+		return "do this in an administrator's console: " + e.command
+	}
+	return "type: " + e.command
+}
+
+// mayChange refuses a verb on somebody else's home, with the command that would work.
+func (l located) mayChange(cmd *cobra.Command, args []string) error {
+	if !mustSudo(l.home) {
+		return nil
+	}
+	verb := strings.Join(append([]string{cmd.Name()}, args...), " ")
+	return &rightsError{what: fmt.Sprintf("%s %s: it belongs to %s", cmd.Name(), l.home, ownerOf(l.home)), command: l.command(verb)}
+}
+
+// system says whether a keeper is the system's, which only root commands.
+func system(k service.Keeper) bool {
+	return k == service.KeeperSystemd || k == service.KeeperLaunchd || k == service.KeeperSCM
+}
+
+// mayCommand refuses a verb on a keeper that only root commands.
+func (l located) mayCommand(cmd *cobra.Command, args []string, k service.Keeper, name string) error {
+	if !system(k) || isRoot() {
+		return nil
+	}
+	verb := strings.Join(append([]string{cmd.Name()}, args...), " ")
+	command := l.command(verb)
+	if runtime.GOOS != "windows" && !strings.HasPrefix(command, "sudo ") {
+		if abs, err := os.Executable(); err == nil {
+			command = strings.Join([]string{"sudo", shell(abs), verb, "--home", shell(l.home)}, " ")
+		}
+	}
+	return &rightsError{what: fmt.Sprintf("%s: %s is commanded by root alone", cmd.Name(), keeperName(k, name)), command: command}
+}
