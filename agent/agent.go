@@ -52,6 +52,8 @@ type Options struct {
 	Roots        *x509.CertPool // nil for the system's
 	Log          *slog.Logger
 	HTTP         func(wire.HTTPOptions) *http.Client // nil for wire.NewHTTPClient
+	Notify       *service.Notifier                   // the keeper, which may be nil
+	SetLevel     func(slog.Level)                    // of the log, when agent.toml is read again; nil when it cannot be changed
 }
 
 // Agent is one running agent.
@@ -60,10 +62,22 @@ type Agent struct {
 	slots    *job.Slots
 	runner   *job.Runner
 	ledger   *job.Ledger
-	scripts  *job.Scripts
 	versions *host.Prober
 	user     string
 	system   string // name and release of the operating system
+	began    time.Time
+	gate     *gate
+	pulse    pulse
+	teller   *teller
+	health   health
+
+	halt       context.Context         // ends when builds are to be stopped, with a *job.Stop as its cause
+	stopBuilds context.CancelCauseFunc // ends halt
+
+	config atomic.Pointer[config.Config]    // agent.toml, as it was last read without a mistake
+	roots  atomic.Pointer[x509.CertPool]    // .cert, likewise
+	unread atomic.Pointer[string]           // why agent.toml could not be read again; nil when it could
+	wanted atomic.Pointer[wire.UpgradeItem] // offered by the server and not taken
 
 	http atomic.Pointer[http.Client]
 	envs atomic.Pointer[map[string]string] // pushed by the server, for workers
@@ -82,7 +96,11 @@ type Agent struct {
 	splits     atomic.Bool                    // the generation spoken is the one of separate endpoints
 	beatFails  atomic.Int32                   // heartbeats in a row that failed
 
-	work    sync.WaitGroup // builds, reports, scripts, gateway probes
+	building crowd // builds, scripts, and questions that may bring them: an agent that stops waits for them
+	work     crowd // the same, reports, gateway probes
+
+	reloading sync.Mutex
+
 	mu      sync.Mutex
 	reports map[string]*pending  // unfinished reports by build
 	tasks   map[string]bool      // pipeline tasks under way
@@ -97,19 +115,27 @@ func New(o Options) (*Agent, error) {
 	}
 	s := o.Store.Settings()
 	a := &Agent{
-		Options: o,
-		slots:   job.NewSlots(s.Parallel, s.DockerParallel),
-		runner:  &job.Runner{Home: o.Installation.Home, GOOS: o.GOOS, Ledger: ledger, Log: o.Log},
-		ledger:  ledger,
-		scripts: &job.Scripts{Home: o.Installation.Home, GOOS: o.GOOS, Umask: o.Umask, Log: o.Log,
-			Timeout: o.Config.Scripts.Timeout, MaxOutput: int(o.Config.Scripts.MaxOutput)},
+		Options:  o,
+		slots:    job.NewSlots(s.Parallel, s.DockerParallel),
+		runner:   &job.Runner{Home: o.Installation.Home, GOOS: o.GOOS, Ledger: ledger, Log: o.Log},
+		ledger:   ledger,
 		talking:  make(chan struct{}),
 		versions: host.NewProber(o.Installation.Home, host.Exec, o.Log),
 		system:   host.OSVersion(),
 		reports:  map[string]*pending{},
 		tasks:    map[string]bool{},
 		failed:   map[string]time.Time{},
+		began:    time.Now(),
+		gate:     newGate(),
 	}
+	a.config.Store(o.Config)
+	a.roots.Store(o.Roots)
+	a.halt, a.stopBuilds = context.WithCancelCause(context.Background())
+	a.teller = newTeller(o.Notify, o.Log, &a.pulse)
+	a.teller.sentence = a.sentence
+	a.teller.answered = a.started.Load
+	a.teller.stopping = a.stopping
+	a.readMarker()
 	if a.HTTP == nil {
 		a.HTTP = wire.NewHTTPClient
 	}
@@ -122,12 +148,17 @@ func New(o Options) (*Agent, error) {
 }
 
 // Run runs the agent until ctx ends or the agent has to: then the error says why, service.ErrRemoved for one that
-// was deleted. Builds under way go on; the next agent adopts them.
+// was deleted, ErrHung for one that has to be replaced. Builds under way go on; the next agent adopts them. After Stop
+// it returns nil when the builds have ended and were reported.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	a.gate.mu.Lock()
+	a.gate.leave = func() { stop(nil) }
+	a.gate.mu.Unlock()
 	a.adopt(ctx)
 	var loops sync.WaitGroup
+	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })
 	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure} {
 		loops.Go(func() {
 			if err := loop(ctx); err != nil {
@@ -135,9 +166,29 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	loops.Wait()
-	stop(nil)
-	a.work.Wait()
+	hung := make(chan error, 1)
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	defer told()
+	var last sync.WaitGroup
+	last.Go(func() { hung <- a.teller.run(telling) })
+	ended := make(chan struct{})
+	last.Go(func() {
+		defer close(ended)
+		loops.Wait()
+		stop(nil)
+		<-a.work.idle()
+		told()
+	})
+	select {
+	case err := <-hung: // what hangs is not waited for
+		if err != nil {
+			return err
+		}
+		<-ended
+	case <-ended:
+	}
+	last.Wait()
+	_ = a.Notify.Stopping() // a keeper that does not listen was reported
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -157,7 +208,8 @@ func (a *Agent) client() *wire.Client {
 // newHTTP makes a fresh HTTP client: at the start, when a proxy changed, and after a call that timed out, whose
 // connection may be dead without knowing it (protocol §1.5).
 func (a *Agent) newHTTP() {
-	fresh := a.HTTP(wire.HTTPOptions{Roots: a.Roots, Proxy: config.Proxy(a.Config, a.Store.Settings(), *a.envs.Load())})
+	fresh := a.HTTP(wire.HTTPOptions{Roots: a.roots.Load(), Proxy: config.Proxy(a.config.Load(), a.Store.Settings(), *a.envs.Load())})
+	fresh.Transport = &dated{next: fresh.Transport, clock: &a.health}
 	if old := a.http.Swap(fresh); old != nil {
 		old.CloseIdleConnections()
 	}
@@ -169,8 +221,12 @@ func (a *Agent) talk(ctx context.Context) error {
 	var later sync.WaitGroup
 	defer later.Wait()
 	defer stop()
-	protocol := a.Config.Protocol
-	if err := a.startup(ctx); err != nil {
+	protocol := a.config.Load().Protocol
+	a.pulse.within("startup", a.Store.Settings().RequestTimeout+callSlack)
+	err := a.startup(ctx)
+	a.pulse.over("startup")
+	if err != nil {
+		a.health.bad(ctx, time.Now(), err)
 		a.Log.Warn("Startup not accepted, trying again", "err", err)
 		again := func() { a.startups(ctx) }
 		if protocol == config.Split { // the seed generation carries on meanwhile (protocol §1.6.1)
@@ -203,11 +259,14 @@ func (a *Agent) startup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.health.good(time.Now())
+	a.health.says(status)
 	if status == wire.ImportOK {
 		a.imported.Store(true)
 	}
 	if !a.started.Swap(true) {
 		a.Log.Info("Startup accepted", "status", string(status))
+		a.teller.changed()
 	}
 	return nil
 }
@@ -226,10 +285,14 @@ func (a *Agent) startupMessage() wire.Startup {
 func (a *Agent) startups(ctx context.Context) {
 	p := pace{every: 5 * time.Second, most: time.Minute}
 	server := contact{log: a.Log, what: "startup"}
+	defer a.pulse.over("startup")
 	for err := errors.New("not accepted yet"); err != nil; {
-		if !sleep(ctx, p.after(err)) {
+		pause := p.after(err)
+		a.pulse.within("startup", pause+slack)
+		if !sleep(ctx, pause) {
 			return
 		}
+		a.pulse.within("startup", a.Store.Settings().RequestTimeout+callSlack)
 		err = a.startup(ctx)
 		a.heardFrom(ctx, &server, err)
 	}

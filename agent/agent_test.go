@@ -745,7 +745,7 @@ func TestAScriptThatEndsWithTheAgentIsReported(t *testing.T) {
 		return normal(c)
 	}
 	s.script(ctx, wire.Pipeline{Type: wire.PipelineCommand, SeqID: "7", Command: "sleep 60"})
-	s.work.Wait()
+	<-s.work.idle()
 	var states []any
 	for _, c := range s.of("/agents/pipelines") {
 		states = append(states, c.body["status"])

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/agent/config"
-	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
@@ -27,13 +26,20 @@ func (a *Agent) asks(ctx context.Context) error {
 		answered bool // ask has worked in this process
 		missing  int  // 404 in a row
 	)
+	defer a.pulse.over(loopAsk)
 	for {
 		begun := time.Now()
-		seats := a.reserve()
+		timeout := a.Store.Settings().RequestTimeout
 		freed := a.slots.Freed()
+		seats := a.reserve()
 		wait := rhythm.wait(seats.Kind())
-		ask := a.ask(seats.Kind())
-		parts, err := a.client().Ask(ctx, ask, wait)
+		ask := a.ask(seats.Kind(), seats.in)
+		a.pulse.within(loopAsk, timeout+wait+callSlack)
+		asking, done := a.asking(ctx, wait)
+		parts, err := a.client().Ask(asking, ask, wait)
+		abandoned := err != nil && asking.Err() != nil && ctx.Err() == nil
+		done()
+		a.pulse.within(loopAsk, 2*timeout+slack)
 		got := false
 		if err == nil {
 			answered, missing = true, 0
@@ -56,8 +62,11 @@ func (a *Agent) asks(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if abandoned { // tell the server at once how things are now
+			continue
+		}
 		if noSuchPath(err) {
-			if missing++; a.Config.Protocol == config.Auto && (!answered || missing >= askMissing) {
+			if missing++; a.config.Load().Protocol == config.Auto && (!answered || missing >= askMissing) {
 				return errNoAsk
 			}
 		}
@@ -66,11 +75,15 @@ func (a *Agent) asks(ctx context.Context) error {
 		if ask.Enable.Build == wire.All || !a.waits.Load() {
 			freed = nil // there were seats of every kind; or the pace is the server's
 		}
+		a.pulse.within(loopAsk, pause+slack)
 		if !sleepOr(ctx, pause, freed) {
 			return nil
 		}
 	}
 }
+
+// loopAsk is the loop's name for the watchdog.
+const loopAsk = "ask"
 
 // noSuchPath: HTTP 404 and nothing else.
 func noSuchPath(err error) bool {
@@ -80,35 +93,33 @@ func noSuchPath(err error) bool {
 
 // heardFrom keeps the account of good and bad answers, and drops the connections after a timeout.
 func (a *Agent) heardFrom(ctx context.Context, server *contact, err error) {
+	counts := server.what == "ask" || server.what == "heartbeat" || server.what == "startup"
 	if err == nil {
 		server.good()
+		if counts && a.health.good(time.Now()) {
+			a.teller.changed()
+		}
 		return
 	}
 	server.bad(ctx, err)
+	if counts && a.health.bad(ctx, time.Now(), err) {
+		a.teller.changed()
+	}
 	var late *wire.TimeoutError
 	if errors.As(err, &late) {
 		a.newHTTP()
 	}
 }
 
-// reserve takes seats for the next build. There are none while builds could not run anyway.
-func (a *Agent) reserve() *job.Reservation {
-	seats := a.slots.Reserve()
-	if seats.Kind() != wire.None && !a.ready() {
-		seats.Release()
-	}
-	return seats
-}
-
-// ask is what is said every time (protocol §1.7.2).
-func (a *Agent) ask(kind wire.BuildKind) wire.Ask {
+// ask is what is said every time (protocol §1.7.2); scripts are asked for only while new work is wanted.
+func (a *Agent) ask(kind wire.BuildKind, wanted bool) wire.Ask {
 	s := a.Store.Settings()
 	ask := wire.Ask{
 		Enable: wire.AskEnable{
 			Build:       kind,
 			Upgrade:     a.wantsUpgrade(),
 			DockerDebug: s.DockerEnable,
-			Pipeline:    s.PipelineEnable && a.roomForScript(),
+			Pipeline:    wanted && s.PipelineEnable && a.roomForScript(),
 		},
 		Heartbeat: a.heartbeat(),
 	}
@@ -120,7 +131,7 @@ func (a *Agent) ask(kind wire.BuildKind) wire.Ask {
 
 // answered does what an answer says, each thing in a goroutine of its own: the next ask waits for none of them
 // (protocol §1.7.3). It reports whether the answer brought anything.
-func (a *Agent) answered(ctx context.Context, parts *wire.Parts, ask wire.Ask, seats *job.Reservation) (got bool, err error) {
+func (a *Agent) answered(ctx context.Context, parts *wire.Parts, ask wire.Ask, seats *seats) (got bool, err error) {
 	for _, err := range parts.Errs {
 		a.Log.Warn("Part of an answer not understood", "err", err)
 	}

@@ -21,12 +21,15 @@ func (a *Agent) adopt(ctx context.Context) {
 	for _, r := range records {
 		var slot *job.Slot
 		if r.State == job.Running {
-			slot = a.slots.Adopt(r.Build, r.PID)
+			slot = a.slots.Adopt(r.Build, r.PID, r.At)
+			a.building.add()
 		}
 		a.work.Go(func() {
-			o, ok := a.runner.Adopt(ctx, r)
+			o, ok := a.runner.Adopt(ctx, a.halt, r)
 			if slot != nil {
 				slot.Release()
+				a.building.done()
+				a.teller.changed()
 			}
 			if ok {
 				ended := time.Now()
@@ -40,7 +43,7 @@ func (a *Agent) adopt(ctx context.Context) {
 }
 
 // take does a build that the server handed out: each ends in exactly one report.
-func (a *Agent) take(ctx context.Context, b wire.Build, seats *job.Reservation) {
+func (a *Agent) take(ctx context.Context, b wire.Build, seats *seats) {
 	if a.slots.Has(b) {
 		a.Log.Warn("Build handed out again while it runs here", "build", b.ID, "vm_seq", b.VMSeq)
 		return
@@ -60,14 +63,18 @@ func (a *Agent) take(ctx context.Context, b wire.Build, seats *job.Reservation) 
 		refuse(job.NoSeat(lang, b))
 		return
 	}
+	a.building.add()
+	a.teller.changed()
 	a.work.Go(func() {
 		defer slot.Release()
-		o, ok := a.runner.Run(ctx, b, slot, a.setup())
+		o, ok := a.runner.Run(ctx, a.halt, b, slot, a.setup())
+		a.building.done()
 		if !ok {
 			return // we end, the build goes on
 		}
 		ended := time.Now()
 		slot.Release()
+		a.teller.changed()
 		if o.Error != nil && o.Error.Code == int(job.WorkerMissing) {
 			a.loseWorker(o.Message)
 		}
@@ -170,8 +177,10 @@ func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended t
 	// The worker's own end takes a while to arrive at BK-CI; a success that overtakes it reads as "worker died"
 	// there. A server that knows "Prefer: wait" is ours, and has it already.
 	// The end of a build that was adopted may lie in the future of a clock that was set back.
-	if o.Success && !a.waits.Load() && !sleep(ctx, min(time.Until(ended.Add(successDelay)), successDelay)) {
-		return
+	if o.Success && !a.waits.Load() {
+		if !sleepOr(ctx, min(time.Until(ended.Add(successDelay)), successDelay), a.gate.now) || a.hurried() {
+			return // the next agent reports it
+		}
 	}
 	for try := 0; ; try++ {
 		err := a.client().Finish(ctx, o.Finish(b))
@@ -216,7 +225,7 @@ func retryPause(try int, err error) time.Duration {
 
 // wantsUpgrade: not in debug mode, not while any build exists, and not before we know what is here (protocol §4.2).
 func (a *Agent) wantsUpgrade() bool {
-	return !a.debugMode() && !a.slots.Busy() && a.knownVersions().Known && !a.upgradePaused()
+	return !a.stopping() && !a.debugMode() && !a.slots.Busy() && a.knownVersions().Known && !a.upgradePaused()
 }
 
 func (a *Agent) upgradePaused() bool {
@@ -238,6 +247,7 @@ func (a *Agent) upgradeCheck() *wire.UpgradeCheck {
 func (a *Agent) offered(ctx context.Context, item wire.UpgradeItem) {
 	until := time.Now().Add(upgradePause)
 	a.noUpgrade.Store(&until)
+	a.wanted.Store(&item)
 	a.Log.Warn("Upgrade offered by the server not taken: this version does not upgrade itself",
 		"agent", item.Agent, "worker", item.Worker, "jdk", item.JDK, "docker_init", item.DockerInitFile)
 	a.work.Go(func() {
@@ -276,13 +286,20 @@ func (a *Agent) script(ctx context.Context, p wire.Pipeline) {
 		return
 	}
 	a.tasks[p.SeqID] = true
+	a.building.add()
+	c := a.config.Load().Scripts
+	scripts := &job.Scripts{Home: a.Installation.Home, GOOS: a.GOOS, Umask: a.Umask, Log: a.Log, Timeout: c.Timeout, MaxOutput: int(c.MaxOutput)}
 	a.work.Go(func() {
+		defer a.building.done()
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(a.halt, func() { cancel(context.Cause(a.halt)) })()
 		defer func() {
 			a.mu.Lock()
 			delete(a.tasks, p.SeqID)
 			a.mu.Unlock()
 		}()
-		a.scripts.Run(ctx, p, func(r wire.PipelineReport) {
+		scripts.Run(ctx, p, func(r wire.PipelineReport) {
 			for try := range 5 {
 				saying, cancel := lastWord(ctx)
 				err := a.client().ReportPipeline(saying, r)

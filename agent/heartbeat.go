@@ -138,6 +138,7 @@ type deletion struct {
 
 // said is told what each heartbeat brought, and returns service.ErrRemoved when it is time to go.
 func (d *deletion) said(ctx context.Context, a *Agent, status wire.AgentStatus) error {
+	a.health.says(status)
 	switch {
 	case status == wire.ImportOK:
 		a.imported.Store(true)
@@ -172,9 +173,13 @@ func (d *deletion) said(ctx context.Context, a *Agent, status wire.AgentStatus) 
 
 // remove starts the uninstaller and ends the agent for good (protocol §3.8). Builds under way go on; files stay.
 func (a *Agent) remove() error {
-	program := a.Installation.Path("tmp", "upgrader")
+	name := "upgrader"
 	if a.GOOS == "windows" {
-		program += ".exe"
+		name += ".exe"
+	}
+	program := a.Installation.Path("tmp", name)
+	if _, err := os.Stat(program); errors.Is(err, os.ErrNotExist) { // ours lies in home as well
+		program = a.Installation.Path(name)
 	}
 	a.Log.Error("This agent was deleted in BK-CI; uninstalling", "program", program)
 	err := os.Chmod(program, 0o700)

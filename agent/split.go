@@ -53,7 +53,7 @@ func (a *Agent) askAgain(ctx context.Context) error {
 			continue
 		}
 		last = time.Now()
-		ask := a.ask(wire.None)
+		ask := a.ask(wire.None, false)
 		ask.Enable = wire.AskEnable{Build: wire.None} // it only looks: nothing must be handed out to a question
 		ask.Upgrade = nil
 		if _, err := a.client().Ask(ctx, ask, 0); err == nil {
@@ -68,9 +68,14 @@ func (a *Agent) beats(ctx context.Context) error {
 	var deleted deletion
 	server := contact{log: a.Log, what: "heartbeat"}
 	p := pace{every: beatEvery, most: beatEvery + 3*time.Second} // 50 s of silence count as offline
+	const loop = "heartbeat"
+	defer a.pulse.over(loop)
 	for {
+		timeout := a.Store.Settings().RequestTimeout
+		a.pulse.within(loop, timeout+callSlack)
 		beat := a.heartbeat()
 		reply, err := a.client().Beat(ctx, beat)
+		a.pulse.within(loop, 2*timeout+slack)
 		if reply != nil {
 			if beat.ErrorExitData != nil {
 				a.exitError.CompareAndSwap(beat.ErrorExitData, nil)
@@ -90,7 +95,9 @@ func (a *Agent) beats(ctx context.Context) error {
 		} else {
 			a.beatFails.Add(1)
 		}
-		if !sleep(ctx, p.after(err)) {
+		pause := p.after(err)
+		a.pulse.within(loop, pause+slack)
+		if !sleep(ctx, pause) {
 			return nil
 		}
 	}
@@ -106,10 +113,12 @@ func (a *Agent) builds(ctx context.Context) error {
 	server := contact{log: a.Log, what: "claim build"}
 	pause := buildEvery + afterBeat
 	var freed <-chan struct{}
+	defer a.pulse.over(loopClaim)
 	for {
 		if !a.waits.Load() {
 			freed = nil
 		}
+		a.pulse.within(loopClaim, pause+slack)
 		if !sleepOr(ctx, pause, freed) {
 			return nil
 		}
@@ -121,8 +130,13 @@ func (a *Agent) builds(ctx context.Context) error {
 	}
 }
 
+// loopClaim is the loop's name for the watchdog.
+const loopClaim = "claim"
+
 // claim is one round of builds.
 func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) {
+	timeout := a.Store.Settings().RequestTimeout
+	a.pulse.within(loopClaim, timeout+callSlack)
 	status, err := a.client().Status(ctx)
 	if err != nil || status != wire.ImportOK { // DELETE here removes nothing (protocol §1.6.2)
 		return wire.Parts{}, err
@@ -132,7 +146,15 @@ func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) 
 	if seats.Kind() == wire.None {
 		return wire.Parts{}, nil
 	}
-	build, waited, err := a.client().Claim(ctx, seats.Kind(), rhythm.wait(seats.Kind()))
+	wait := rhythm.wait(seats.Kind())
+	a.pulse.within(loopClaim, timeout+wait+callSlack)
+	asking, done := a.asking(ctx, wait)
+	defer done()
+	build, waited, err := a.client().Claim(asking, seats.Kind(), wait)
+	a.pulse.within(loopClaim, timeout+slack)
+	if err != nil && asking.Err() != nil && ctx.Err() == nil { // given up: builds are no longer wanted
+		return wire.Parts{Waited: true}, nil
+	}
 	if err == nil && build != nil {
 		a.take(ctx, *build, seats)
 	}
@@ -163,11 +185,12 @@ func (a *Agent) pipelines(ctx context.Context) error {
 	p := pace{every: scriptEvery, most: 3 * scriptEvery}
 	for pause := scriptFirst; sleep(ctx, pause); {
 		var err error
-		if a.Store.Settings().PipelineEnable && a.roomForScript() {
+		if a.Store.Settings().PipelineEnable && a.roomForScript() && a.enter() {
 			var task *wire.Pipeline
 			if task, err = a.client().Pipeline(ctx); task != nil {
 				a.script(ctx, *task)
 			}
+			a.building.done()
 			a.heardFrom(ctx, &server, err)
 		}
 		pause = p.after(err)

@@ -33,7 +33,7 @@ const maxFile = 1 << 20
 type Store struct {
 	path   string
 	home   string
-	cfg    *Config
+	cfg    *Config // guarded by mu
 	log    *slog.Logger
 	access access
 
@@ -235,6 +235,14 @@ func (s *Store) save() error {
 
 // Settings returns the values in force. It never waits and may be called as often as one likes.
 func (s *Store) Settings() Settings { return *s.settings.Load() }
+
+// Reconfigure puts another agent.toml over the same .agent.properties, at once.
+func (s *Store) Reconfigure(cfg *Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg = cfg
+	s.publish()
+}
 
 func (s *Store) publish() {
 	settings := s.effective(s.base)
@@ -472,9 +480,8 @@ type Override struct {
 // Overrides lists what agent.toml overrides, so that "status" can say so.
 func (s *Store) Overrides() []Override {
 	s.mu.Lock()
-	base := s.base
-	s.mu.Unlock()
-	_, list := s.override(base)
+	defer s.mu.Unlock()
+	_, list := s.override(s.base)
 	return list
 }
 

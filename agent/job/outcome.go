@@ -1,8 +1,10 @@
 package job
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -118,4 +120,33 @@ func Unusable(lang string, err error) Outcome {
 // Lost answers a build that an earlier agent had claimed and never started.
 func lost(lang string) Outcome {
 	return Failed(lang, StartFailed, pick(lang, "the agent was stopped before it could start the worker", "agent 在启动构建进程前被停止"))
+}
+
+// Stop is why a build was stopped together with its agent: the cause of the halt that [Runner.Run] takes.
+type Stop struct {
+	Waited time.Duration // for the build to end by itself; 0 when there was no waiting
+}
+
+// Error is the reason in English.
+func (s *Stop) Error() string { return s.sentence("en") }
+
+func (s *Stop) sentence(lang string) string {
+	if s.Waited <= 0 {
+		return pick(lang, "the agent on this machine was told to stop at once, and stopped the build",
+			"本机的 agent 被要求立即停止，构建随之被终止")
+	}
+	waited := s.Waited.Round(time.Millisecond)
+	return fmt.Sprintf(pick(lang,
+		"the agent on this machine was stopped; it waited %v for the build to end (drain.timeout) and then stopped the build",
+		"本机的 agent 被停止；在等待构建结束 %v（drain.timeout）后终止了构建"), waited)
+}
+
+// stopped answers a build that ended with its agent.
+func stopped(lang string, why error) Outcome {
+	text := why.Error()
+	var stop *Stop
+	if errors.As(why, &stop) {
+		text = stop.sentence(lang)
+	}
+	return Failed(lang, WorkerFailed, text)
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -47,7 +48,14 @@ func (s *Slots) signal() {
 	s.freed = make(chan struct{})
 }
 
-// Freed is closed when a build gives its seat back or a limit changes after this call.
+// Wake closes Freed although nothing is free: who waits for it looks again.
+func (s *Slots) Wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal()
+}
+
+// Freed is closed when a build gives its seat back or a limit changes after this call, or somebody calls Wake.
 func (s *Slots) Freed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,8 +127,8 @@ func (r *Reservation) Release() {
 	}
 }
 
-// Adopt counts a build that already runs, whatever the limits say: it was started by an earlier agent.
-func (s *Slots) Adopt(b wire.Build, pid int) *Slot {
+// Adopt counts a build that already runs, whatever the limits say: it was started by an earlier agent, at since.
+func (s *Slots) Adopt(b wire.Build, pid int, since time.Time) *Slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := host
@@ -129,12 +137,12 @@ func (s *Slots) Adopt(b wire.Build, pid int) *Slot {
 	}
 	s.seats[k]++
 	slot := s.add(b, k)
-	slot.pid = pid
+	slot.pid, slot.since = pid, since
 	return slot
 }
 
 func (s *Slots) add(b wire.Build, k kind) *Slot {
-	slot := &Slot{slots: s, build: b, kind: k}
+	slot := &Slot{slots: s, build: b, kind: k, since: time.Now()}
 	s.builds[slot] = struct{}{}
 	return slot
 }
@@ -144,7 +152,8 @@ type Slot struct {
 	slots *Slots
 	build wire.Build
 	kind  kind
-	pid   int // 0 until the worker runs
+	pid   int       // 0 until the worker runs
+	since time.Time // it was claimed
 	gone  bool
 }
 
@@ -215,6 +224,46 @@ func (s *Slots) Builds() []wire.Build {
 		builds = append(builds, slot.build)
 	}
 	return builds
+}
+
+// Held is a build that has a seat.
+type Held struct {
+	Build wire.Build
+	PID   int // 0 until the worker runs
+	Since time.Time
+}
+
+// Held lists every build claimed or running, the oldest first.
+func (s *Slots) Held() []Held {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Held
+	for slot := range s.builds {
+		list = append(list, Held{slot.build, slot.pid, slot.since})
+	}
+	slices.SortFunc(list, func(a, b Held) int { return a.Since.Compare(b.Since) })
+	return list
+}
+
+// Count is how many builds have a seat: host builds and docker builds.
+func (s *Slots) Count() (hosts, dockers int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot := range s.builds {
+		if slot.kind == docker {
+			dockers++
+		} else {
+			hosts++
+		}
+	}
+	return hosts, dockers
+}
+
+// Limits are the limits in force; 0 is none.
+func (s *Slots) Limits() (hosts, dockers int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.limit[host], s.limit[docker]
 }
 
 func (s *Slots) list(k kind) []wire.Build {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -25,12 +26,12 @@ func TestKindFollowsFreeSeats(t *testing.T) {
 	for _, c := range cases {
 		s := NewSlots(0, 0)
 		for i := range c.hostBusy {
-			s.Adopt(buildOf(string(rune('a'+i))), 1)
+			s.Adopt(buildOf(string(rune('a'+i))), 1, time.Now())
 		}
 		for i := range c.dockerBusy {
 			b := buildOf(string(rune('A' + i)))
 			b.Docker = &wire.DockerBuild{}
-			s.Adopt(b, 1)
+			s.Adopt(b, 1, time.Now())
 		}
 		s.SetLimits(c.host, c.docker)
 		r := s.Reserve()

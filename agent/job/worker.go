@@ -76,11 +76,16 @@ func (r *Runner) Refuse(b wire.Build, lang string, o Outcome) Outcome {
 
 // Run starts the worker of a build, waits for it and returns how it ended. The slot stays the caller's. Cancelling
 // ctx stops the waiting, not the build: ok is then false, and the next agent adopts the build from its record.
-func (r *Runner) Run(ctx context.Context, b wire.Build, slot *Slot, s Setup) (o Outcome, ok bool) {
+// The end of halt stops the build: its whole tree is killed, and its outcome says so (see [Stop]).
+func (r *Runner) Run(ctx, halt context.Context, b wire.Build, slot *Slot, s Setup) (o Outcome, ok bool) {
 	log := r.Log.With("build", b.ID, "vm_seq", b.VMSeq, "project", b.Project)
 	if err := checkIDs(b); err != nil {
 		log.Error("Build refused", "err", err)
 		return r.end(b, s.Language, Unusable(s.Language, err)), true
+	}
+	if halt.Err() != nil {
+		log.Warn("Build refused: the agent stops")
+		return r.end(b, s.Language, stopped(s.Language, context.Cause(halt))), true
 	}
 	child, code, err := r.start(ctx, b, s)
 	if err != nil {
@@ -95,19 +100,58 @@ func (r *Runner) Run(ctx context.Context, b wire.Build, slot *Slot, s Setup) (o 
 	}
 	select {
 	case <-child.Done():
+	case <-halt.Done():
+	case <-ctx.Done():
+	}
+	select {
+	case <-child.Done(): // also when it ended in the same moment
 		exit := child.Wait()
-		if exit.Signal != "" && !r.waitForWorker(ctx, b, log) {
-			return Outcome{}, false
+		if exit.Signal != "" && !r.waitForWorker(ctx, halt, b, log) {
+			return r.unfinished(ctx, halt, b, s.Language, child)
 		}
 		log.Info("Worker ended", "pid", child.Pid(), "how", exit.String())
 		return r.finish(b, s.Language, child.Pid(), &exit), true
-	case <-ctx.Done():
+	default:
+	}
+	return r.unfinished(ctx, halt, b, s.Language, child)
+}
+
+// unfinished leaves a build that has not ended to the next agent, or stops it when halt has ended. child is nil when
+// there is none that could be named.
+func (r *Runner) unfinished(ctx, halt context.Context, b wire.Build, lang string, child *proc.Process) (o Outcome, ok bool) {
+	if halt.Err() == nil || ctx.Err() != nil {
 		return Outcome{}, false
 	}
+	log := r.Log.With("build", b.ID, "vm_seq", b.VMSeq, "project", b.Project)
+	log.Warn("Build is stopped", "why", context.Cause(halt))
+	if child != nil {
+		if err := child.Kill(haltGrace); err != nil {
+			log.Error("Not all processes of a build could be stopped", "err", err)
+		}
+	}
+	// What left the tree is found by the worker's argument and the build's environment.
+	if pid, started, found := proc.FindByArg(r.workerArg(b)); found {
+		if worker, err := proc.Adopt(pid, started); err == nil {
+			if err := worker.Kill(haltGrace); err != nil {
+				log.Error("Not all processes of a build could be stopped", "err", err)
+			}
+		}
+	}
+	r.killLeftovers(b)
+	return r.settle(b, lang, stopped(lang, context.Cause(halt))), true
+}
+
+// haltGrace is the time between SIGTERM and SIGKILL for a build that is stopped with its agent.
+const haltGrace = time.Second
+
+// workerArg is the argument that names the worker of a build and nothing else.
+func (r *Runner) workerArg(b wire.Build) string {
+	return "-Ddevops.agent.error.file=" + r.files(b).errors
 }
 
 // Adopt waits for a build that an earlier agent started, and returns how it ended; ok is false when ctx ended first.
-func (r *Runner) Adopt(ctx context.Context, rec Record) (o Outcome, ok bool) {
+// The end of halt stops the build, as in Run.
+func (r *Runner) Adopt(ctx, halt context.Context, rec Record) (o Outcome, ok bool) {
 	log := r.Log.With("build", rec.Build.ID, "vm_seq", rec.Build.VMSeq, "project", rec.Build.Project, "pid", rec.PID)
 	switch rec.State {
 	case Ended:
@@ -122,34 +166,42 @@ func (r *Runner) Adopt(ctx context.Context, rec Record) (o Outcome, ok bool) {
 	case Running:
 	}
 	defer r.boundOutput(rec.Build)()
-	if proc.Alive(rec.PID, rec.Started) {
+	child, err := proc.Adopt(rec.PID, rec.Started)
+	if err == nil {
 		log.Info("Build adopted from an earlier agent")
-		if err := proc.WaitFor(ctx, rec.PID, rec.Started); err != nil {
-			return Outcome{}, false
-		}
+		err = waitFor(ctx, halt, rec.PID, rec.Started)
 	} else {
 		log.Info("Build ended while no agent ran")
+		err = nil
 	}
-	if !r.waitForWorker(ctx, rec.Build, log) {
-		return Outcome{}, false
+	if err != nil || !r.waitForWorker(ctx, halt, rec.Build, log) {
+		return r.unfinished(ctx, halt, rec.Build, rec.Language, child)
 	}
 	return r.finish(rec.Build, rec.Language, rec.PID, nil), true
 }
 
 // waitForWorker waits for a worker whose shell was killed. What we started is a login shell; the worker is its child,
 // and kills the shell itself at the end of a perfectly good build (protocol §3.6.5, §6.6). A worker that has not even
-// emptied the error file is not waited for. It reports false when ctx ended first.
-func (r *Runner) waitForWorker(ctx context.Context, b wire.Build, log *slog.Logger) bool {
+// emptied the error file is not waited for. It reports false when ctx or halt ended first.
+func (r *Runner) waitForWorker(ctx, halt context.Context, b wire.Build, log *slog.Logger) bool {
 	f := r.files(b)
 	if text, err := readHead(f.errors, maxMessage); err != nil || strings.TrimSpace(text) != "" {
 		return true
 	}
-	pid, started, ok := proc.FindByArg("-Ddevops.agent.error.file=" + f.errors)
+	pid, started, ok := proc.FindByArg(r.workerArg(b))
 	if !ok {
 		return true
 	}
 	log.Warn("Shell of the worker is gone, its worker goes on", "worker_pid", pid)
-	return proc.WaitFor(ctx, pid, started) == nil
+	return waitFor(ctx, halt, pid, started) == nil
+}
+
+// waitFor waits for the end of a process, at most until ctx or halt ends.
+func waitFor(ctx, halt context.Context, pid int, started string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(halt, cancel)()
+	return proc.WaitFor(ctx, pid, started)
 }
 
 // finish reads the error file, stops what the build left running, and removes its scratch files. exit is nil when
@@ -370,7 +422,7 @@ func (r *Runner) arguments(b wire.Build, jar, job string) []string {
 	f := r.files(b)
 	start := "-Ddevops.slave.agent.start.file=" + f.start
 	prestart := "-Ddevops.slave.agent.prepare.start.file=" + f.prestart
-	errorFile := "-Ddevops.agent.error.file=" + f.errors
+	errorFile := r.workerArg(b)
 	buildType := "-Dbuild.type=AGENT"
 	prefix := "-DAGENT_LOG_PREFIX=" + key(b) + "_agent"
 	tmp := "-Djava.io.tmpdir=" + filepath.Join(r.Home, "build_tmp")

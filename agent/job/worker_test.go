@@ -67,7 +67,7 @@ func runBuild(t *testing.T, r *Runner, s Setup, b wire.Build) Outcome {
 	t.Helper()
 	seats := NewSlots(1, 1).Reserve()
 	slot, _ := seats.Claim(b)
-	o, ok := r.Run(t.Context(), b, slot, s)
+	o, ok := r.Run(t.Context(), context.Background(), b, slot, s)
 	if !ok {
 		t.Fatal("run was cut short")
 	}
@@ -196,14 +196,14 @@ func TestAnAgentThatDiesAtTheEndOfABuildForgetsNothing(t *testing.T) {
 
 	b = buildOf("b-2") // it dies between the record and the files
 	write(t, r.files(b).errors, "broken", 0o600)
-	if _, ok := r.Adopt(t.Context(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
+	if _, ok := r.Adopt(t.Context(), context.Background(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
 		t.Fatal("not adopted")
 	}
 	mustExist(t, r.files(b).errors, false)
 
 	b.ID = "../other" // refused, and its record read by the next agent
 	write(t, r.files(b).errors, "of somebody else", 0o600)
-	if _, ok := r.Adopt(t.Context(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
+	if _, ok := r.Adopt(t.Context(), context.Background(), Record{Build: b, State: Ended, Outcome: &Outcome{}}); !ok {
 		t.Fatal("not adopted")
 	}
 	mustExist(t, r.files(b).errors, true)
@@ -431,7 +431,7 @@ func TestABuildOutlivesItsAgent(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan bool)
 		go func() {
-			_, ok := r.Run(ctx, b, slot, s)
+			_, ok := r.Run(ctx, context.Background(), b, slot, s)
 			done <- ok
 		}()
 		rec := awaitRecord(t, r, b, Running)
@@ -448,11 +448,84 @@ func TestABuildOutlivesItsAgent(t *testing.T) {
 		} else {
 			time.AfterFunc(50*time.Millisecond, release)
 		}
-		o, ok := r.Adopt(t.Context(), rec)
+		o, ok := r.Adopt(t.Context(), context.Background(), rec)
 		if !ok || o.Success || !strings.Contains(o.Message, "ended badly") {
 			t.Errorf("ends first %v: outcome %+v, %v", endsFirst, o, ok)
 		}
 		remove(t, r.files(b).errors+".go")
+	}
+}
+
+// TestABuildIsStoppedWithItsAgent: its worker, a process that ignores SIGTERM and one that left the tree are gone, and the
+// outcome says why; the same for a build that was adopted.
+func TestABuildIsStoppedWithItsAgent(t *testing.T) {
+	for _, adopted := range []bool{false, true} {
+		r, s := stage(t, `(trap '' TERM; while :; do sleep 0.1; done) & (setsid sleep 600 & echo $! > far); echo $$ > pid; wait`)
+		b := buildOf("b-11")
+		slot, _ := NewSlots(1, 1).Reserve().Claim(b)
+		halt, stop := context.WithCancelCause(t.Context())
+		ctx, leave := context.WithCancel(t.Context())
+		type end struct {
+			o  Outcome
+			ok bool
+		}
+		done := make(chan end)
+		go func() {
+			o, ok := r.Run(ctx, halt, b, slot, s)
+			done <- end{o, ok}
+		}()
+		rec := awaitRecord(t, r, b, Running)
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+			if _, err := os.Stat(filepath.Join(r.Home, "pid")); err == nil {
+				break
+			}
+		}
+		if adopted {
+			leave()
+			if (<-done).ok {
+				t.Fatal("a runner that was left says that the build ended")
+			}
+			go func() {
+				o, ok := r.Adopt(t.Context(), halt, rec)
+				done <- end{o, ok}
+			}()
+		}
+		begun := time.Now()
+		stop(&Stop{Waited: 5 * time.Second})
+		got := <-done
+		leave()
+		if !got.ok || got.o.Success || got.o.Error.Code != int(WorkerFailed) || !strings.Contains(got.o.Message, "waited 5s") {
+			t.Errorf("adopted %v: outcome %+v, %v", adopted, got.o, got.ok)
+		}
+		if took := time.Since(begun); took > 3*time.Second {
+			t.Errorf("adopted %v: took %v", adopted, took)
+		}
+		if proc.Alive(rec.PID, rec.Started) {
+			t.Error("the worker still runs")
+		}
+		for _, name := range []string{"pid", "far"} {
+			if started, ok := proc.Identify(pidIn(t, filepath.Join(r.Home, name))); ok {
+				t.Errorf("adopted %v: process in %s still runs since %s", adopted, name, started)
+			}
+		}
+		if rec := awaitRecord(t, r, b, Ended); !strings.Contains(rec.Outcome.Message, "waited 5s") {
+			t.Errorf("record %+v", rec.Outcome)
+		}
+	}
+}
+
+func TestABuildIsRefusedWhileTheAgentStops(t *testing.T) {
+	r, s := stage(t, "")
+	halt, stop := context.WithCancelCause(t.Context())
+	stop(&Stop{})
+	b := buildOf("b-12")
+	slot, _ := NewSlots(1, 1).Reserve().Claim(b)
+	o, ok := r.Run(t.Context(), halt, b, slot, s)
+	if !ok || o.Success || !strings.Contains(o.Message, "told to stop at once") {
+		t.Errorf("outcome %+v, %v", o, ok)
+	}
+	if _, err := os.Stat(filepath.Join(r.Home, "args")); err == nil {
+		t.Error("the worker was started")
 	}
 }
 
@@ -482,7 +555,7 @@ func TestABuildThatWasNeverStartedIsReported(t *testing.T) {
 	if err := r.Ledger.Put(Record{Build: b, State: Starting, Language: "en"}); err != nil {
 		t.Fatal(err)
 	}
-	o, ok := r.Adopt(t.Context(), awaitRecord(t, r, b, Starting))
+	o, ok := r.Adopt(t.Context(), context.Background(), awaitRecord(t, r, b, Starting))
 	if !ok || o.Success || o.Error.Code != int(StartFailed) {
 		t.Errorf("outcome %+v, %v", o, ok)
 	}
