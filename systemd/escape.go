@@ -32,9 +32,15 @@ func (e *ValueError) Hint() string {
 	return "move the agent to a directory whose path is made of ordinary characters"
 }
 
+// plainWord is what needs no quotes and no escapes.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=,+-]+$`)
+
 // word writes one argument of a command line (systemd.service(5), COMMAND LINES): quoted, with the escapes of C for what
 // is not text, % and $ doubled, because systemd expands specifiers and variables.
 func word(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
 	var b strings.Builder
 	b.WriteByte('"')
 	for i := 0; i < len(s); {
@@ -65,6 +71,9 @@ func program(s string) (string, error) {
 	p, err := absolute("program", s)
 	if err != nil {
 		return "", err
+	}
+	if plainWord.MatchString(p) {
+		return p, nil
 	}
 	return `"` + p + `"`, nil
 }
@@ -99,8 +108,11 @@ func absolute(what, s string) (string, error) {
 // accountForm is what systemd takes as a name without a warning, and numbers.
 var accountForm = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_-]{0,30}|[0-9]{1,10})$`)
 
+// ValidAccount reports whether a unit can hold the name, or number, of an account.
+func ValidAccount(s string) bool { return accountForm.MatchString(s) }
+
 func account(s string) (string, error) {
-	if !accountForm.MatchString(s) {
+	if !ValidAccount(s) {
 		return "", &ValueError{"account", s, "that name"}
 	}
 	return s, nil

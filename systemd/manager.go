@@ -194,19 +194,27 @@ func parseVersion(text string) (int, error) {
 func (m Manager) DaemonReload(ctx context.Context) error { return m.do(ctx, "daemon-reload") }
 
 // Enable lets a unit start with the machine, or with the user's manager.
-func (m Manager) Enable(ctx context.Context, unit string) error { return m.do(ctx, "enable", "--", unit) }
+func (m Manager) Enable(ctx context.Context, unit string) error {
+	return m.do(ctx, "enable", "--", unit)
+}
 
 // Disable takes Enable back.
-func (m Manager) Disable(ctx context.Context, unit string) error { return m.do(ctx, "disable", "--", unit) }
+func (m Manager) Disable(ctx context.Context, unit string) error {
+	return m.do(ctx, "disable", "--", unit)
+}
 
 // Start starts a unit. Without waiting it returns when systemd has the order.
-func (m Manager) Start(ctx context.Context, unit string, wait bool) error { return m.job(ctx, "start", unit, wait) }
+func (m Manager) Start(ctx context.Context, unit string, wait bool) error {
+	return m.job(ctx, "start", unit, wait)
+}
 
 // Stop stops a unit and returns when it has ended. When ctx ends, the waiting does, and the stop goes on.
 func (m Manager) Stop(ctx context.Context, unit string) error { return m.job(ctx, "stop", unit, true) }
 
 // Reload sends a unit what makes it read its configuration again.
-func (m Manager) Reload(ctx context.Context, unit string) error { return m.job(ctx, "reload", unit, true) }
+func (m Manager) Reload(ctx context.Context, unit string) error {
+	return m.job(ctx, "reload", unit, true)
+}
 
 func (m Manager) job(ctx context.Context, verb, unit string, wait bool) error {
 	if !wait {

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package systemd
+
+import (
+	"os/exec"
+	"testing"
+)
+
+// asNobody: there is no systemd to run.
+func asNobody(*testing.T, *exec.Cmd, ...string) {}
