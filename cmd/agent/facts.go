@@ -269,7 +269,10 @@ func measure(inst *service.Installation) func(*facts) {
 // askKeeper asks what is registered to keep the agent alive.
 func askKeeper(ctx context.Context, inst *service.Installation) func(*facts) {
 	keeper, err := keeperOf(inst)
-	if err != nil {
+	switch {
+	case errors.Is(err, service.ErrNoKeeper) || err == nil && keeper == nil:
+		return func(*facts) {}
+	case err != nil:
 		return func(f *facts) { f.keeperErr = err }
 	}
 	got := facts{keeper: keeper.Keeper(), name: keeper.Name()}
