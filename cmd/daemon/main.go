@@ -16,17 +16,15 @@ import (
 
 func main() { os.Exit(cli.Main("devopsDaemon", run)) }
 
-// The daemon waits for most of its life: little memory is worth more to it than a lazy collector.
-const (
-	collectAt   = 25      // percent of growth
-	memoryLimit = 3 << 20 // bytes; a goal, not a wall. GOMEMLIMIT in the environment wins
-)
+// collectAt has the collector run at a quarter of the usual growth: the daemon waits for most of its life, so little memory
+// is worth more to it than a lazy collector. GOGC in the environment wins.
+const collectAt = 25
 
 func run(ctx context.Context, args []string) error {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+	runtime.GOMAXPROCS(1) // there is never more than one thing to do; each further processor costs memory
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
 	}
-	debug.SetGCPercent(collectAt)
 	line, err := parse(args)
 	if err != nil {
 		return err
@@ -65,8 +63,13 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
+	started, tell := told()
+	trimming, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { trim(trimming, started); close(ended) }()
+	defer func() { stop(); <-ended }()
 	return serve(ctx, service.DaemonOptions{Installation: inst, GOOS: runtime.GOOS, Version: cli.Version(),
-		Debug: line.word == "debug", Log: log.Logger, Reap: true}, line)
+		Debug: line.word == "debug", Log: log.Logger, Reap: true, Started: tell}, line)
 }
 
 // console is a second place for the log, when a person asked for it. A daemon in the background of a terminal would be in the way.
