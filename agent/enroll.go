@@ -97,12 +97,8 @@ func identityIn(home string) (string, error) {
 	if err == nil {
 		return store.Settings().Identity.Agent, nil
 	}
-	var wrong *config.KeyError
-	if errors.As(err, &wrong) {
-		switch wrong.Key {
-		case "", config.KeyProject, config.KeyAgent, config.KeySecret: // no file, nothing legible in it, or a template
-			return "", nil
-		}
+	if Unenrolled(err) {
+		return "", nil
 	}
 	return "", err
 }

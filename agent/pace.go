@@ -42,6 +42,9 @@ func (p *pace) after(err error) time.Duration {
 	return pause
 }
 
+// jitter is a random time below d.
+func jitter(d time.Duration) time.Duration { return rand.N(max(d, 1)) }
+
 // sleep waits, and reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	return sleepOr(ctx, d, nil)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/term"
 
@@ -19,6 +20,9 @@ import (
 
 // runAgent is the agent's life: role, configuration, log, loops (protocol §3.3).
 func runAgent(ctx context.Context, home string, debugging, stderr bool, umask int) (err error) {
+	notify, deaf := service.NewNotifier() // before anything is started that could inherit its variables
+	signals := catch(ctx)
+	defer signals.release()
 	inst, err := open(home)
 	if err != nil {
 		return err
@@ -28,6 +32,9 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 	}
 	lock, err := inst.Hold(ctx, service.RoleAgent)
 	if err != nil {
+		if ctx.Err() != nil && !errors.Is(err, service.ErrRunning) {
+			return nil // told to end before there was an agent
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
@@ -48,7 +55,19 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	err = serve(ctx, inst, cfg, log, debugging, umask)
+	if deaf != nil {
+		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
+	}
+	err = serve(ctx, agent.Options{
+		Installation: inst, Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		Umask: umask, Log: log.Logger, Notify: notify,
+		SetLevel: func(level slog.Level) {
+			if debugging {
+				level = min(level, slog.LevelDebug)
+			}
+			log.SetLevel(level)
+		},
+	}, log, signals)
 	if err != nil {
 		log.Error("Agent ends", "err", err)
 	} else {
@@ -66,35 +85,49 @@ func logged(inst *service.Installation, err error) error {
 	return err
 }
 
-func serve(ctx context.Context, inst *service.Installation, cfg *config.Config, log *cli.Log, debugging bool, umask int) error {
-	log.Info("Agent starts", "version", cli.Version(), "home", inst.Home, "pid", os.Getpid(), "debug", debugging)
+// serve is the agent between its log and its last line.
+func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) (err error) {
+	inst := o.Installation
+	log.Info("Agent starts", "version", o.Version, "home", inst.Home, "pid", os.Getpid(), "debug", o.Debug)
 	if runtime.GOOS != "windows" {
 		loadCaptured(inst, log.Logger)
 	}
-	store, err := config.Open(inst.Home, cfg, log.Logger)
+	door := openDoor(inst.Home, log.Logger)
+	defer func() { err = errors.Join(err, door.close()) }()
+	o.Store, err = config.Open(inst.Home, o.Config, log.Logger)
+	if err != nil && agent.Unenrolled(err) && o.Config.Enroll.Gateway != "" && o.Config.Enroll.TokenFile != "" {
+		enroller := agent.NewEnroller(o)
+		door.to(enroller.Control)
+		log.Info("This machine is no agent yet; enrolling it by agent.toml", "gateway", o.Config.Enroll.Gateway)
+		if done, err := enroller.Run(ctx); !done || err != nil {
+			return err
+		}
+		o.Store, err = config.Open(inst.Home, o.Config, log.Logger)
+	}
 	if err != nil {
 		return err
 	}
-	log.Hide(string(store.Settings().Identity.Secret))
-	for _, o := range store.Overrides() {
-		log.Info("Setting of agent.toml in force", "key", o.Key, "setting", o.Setting, "value", o.Effective)
+	log.Hide(string(o.Store.Settings().Identity.Secret))
+	for _, over := range o.Store.Overrides() {
+		log.Info("Setting of agent.toml in force", "key", over.Key, "setting", over.Setting, "value", over.Effective)
 	}
-	roots, err := config.Roots(inst.Home)
+	if o.Roots, err = config.Roots(inst.Home); err != nil {
+		return err
+	}
+	a, err := agent.New(o)
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(agent.Options{
-		Installation: inst, Config: cfg, Store: store, Version: cli.Version(), Debug: debugging,
-		GOOS: runtime.GOOS, GOARCH: runtime.GOARCH, Umask: umask, Roots: roots, Log: log.Logger,
-	})
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
+	door.to(a.Control)
+	// The end of ctx is a wish that the agent grants in its own way (signals.steer).
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var beside sync.WaitGroup
+	beside.Go(func() { signals.steer(a, log.Logger, life.Done()) })
 	rotated := make(chan error, 1)
-	go func() { rotated <- log.RotateDaily(ctx) }()
-	err = a.Run(ctx)
-	stop()
+	go func() { rotated <- log.RotateDaily(life) }()
+	err = a.Run(life)
+	end()
+	beside.Wait()
 	return errors.Join(err, <-rotated)
 }
 
