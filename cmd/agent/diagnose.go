@@ -291,11 +291,13 @@ func (d *diagnosis) server() {
 	case s.Failing != nil:
 		last = "; no contact since the start"
 	}
-	if offset, wrong := clockOffset(s); wrong && s.Problem != control.Deleted && s.Problem != control.Refused {
+	if offset, wrong := clockOffset(s); wrong && (s.Problem == "" || s.Problem == control.Clock || s.Problem == control.Certificate) {
 		// A clock that is off by hours makes no healthy machine, even while a lax server takes its messages.
 		working := "working, but "
-		if s.Problem != "" {
+		if s.Failing != nil {
 			working = "NOT working: "
+		} else {
+			said = ""
 		}
 		side := "ahead of"
 		if offset < 0 {
@@ -310,7 +312,7 @@ func (d *diagnosis) server() {
 		d.add(StateUnreachable, trouble, fmt.Sprintf("check network, proxy and address (try: curl -v %s); the agent goes on trying by itself", shell(gateway)),
 			"NOT working: the server %s cannot be reached%s%s", gateway, last, said)
 	case control.Refused:
-		d.add(StateWrongSecret, trouble, fmt.Sprintf("enrol the machine again: %s, %s, %s", f.command("stop"), f.command("enroll --again --gateway URL --token-file FILE"), f.command("start")),
+		d.add(StateWrongSecret, trouble, fmt.Sprintf("enrol the machine again: %s && %s && %s", f.command("stop"), f.command("enroll --again --gateway URL --token-file FILE"), f.command("start")),
 			"NOT working: the server %s does not accept this agent's id and secret%s", gateway, last)
 	case control.Certificate:
 		if len(f.expired) > 0 {
@@ -355,6 +357,7 @@ func (d *diagnosis) diskFull(disk control.Disk, running bool) {
 // silent: somebody holds the home and does not talk.
 func (d *diagnosis) silent() {
 	f := d.f
+	var answered *control.RemoteError // it speaks, though it cannot say how it is
 	who := "a process"
 	pid := 0
 	if f.holder != nil {
@@ -378,6 +381,8 @@ func (d *diagnosis) silent() {
 		}
 		d.add(StateUnknown, trouble, "look into "+filepath.Join(f.home, "logs", "devopsAgent.log")+"; if this agent is to be replaced by ours: "+kill(f.goos, pid)+", then "+f.command("start"),
 			"running, but it cannot be asked: %s holds this home and has no control socket: an original agent, or one whose log says why", who)
+	case errors.As(f.agentErr, &answered):
+		d.add(StateStarting, fine, "wait a moment; to look again, type: "+f.command("status --watch"), "starting: %s: %v", who, answered)
 	default:
 		d.add(StateHung, trouble, strings.TrimPrefix(replaced, "; "), "NOT working: the agent hangs: %s does not answer", who)
 	}
