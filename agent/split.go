@@ -143,10 +143,10 @@ func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) 
 	}
 	seats := a.reserve()
 	defer seats.Release()
+	wait := rhythm.wait(seats.Kind()) // also for none: it notes what was asked last
 	if seats.Kind() == wire.None {
 		return wire.Parts{}, nil
 	}
-	wait := rhythm.wait(seats.Kind())
 	a.pulse.within(loopClaim, timeout+wait+callSlack)
 	asking, done := a.asking(ctx, wait)
 	defer done()
