@@ -18,6 +18,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"gopkg.in/natefinch/lumberjack.v2"
 )
 
@@ -36,6 +37,7 @@ type LogOptions struct {
 //
 //	2006-01-02 15:04:05.000|INFO|Build started build=b-1 vm_seq=1
 //
+// Under systemd, where standard error is the journal, every record goes there as well, with its attributes as fields.
 // Close it at the end. Hide a secret before anything is logged that could repeat it.
 type Log struct {
 	*slog.Logger
@@ -56,7 +58,11 @@ func OpenLog(o LogOptions) (*Log, error) {
 			MaxSize: or(o.MaxSizeMB, 100), MaxAge: or(o.KeepDays, 7), MaxBackups: or(o.KeepFiles, 7)}
 		l.sink.file = l.file
 	}
-	l.Logger = slog.New(&lineHandler{sink: l.sink, level: l.level})
+	var handler slog.Handler = &lineHandler{sink: l.sink, level: l.level}
+	if toJournal(o) {
+		handler = slog.NewMultiHandler(handler, journaled(l, o, journal.Send))
+	}
+	l.Logger = slog.New(handler)
 	return l, nil
 }
 
@@ -157,20 +163,34 @@ func (l *Log) Close() error {
 // sink writes whole lines. A full disk costs the line, never the program.
 type sink struct {
 	mu       sync.Mutex
-	hidden   [][]byte
+	hidden   secrets
 	file     io.Writer
 	console  io.Writer
 	fallback io.Writer
+}
+
+// secrets are texts that are not written, the longest first.
+type secrets [][]byte
+
+func (list secrets) hide(text []byte) []byte {
+	for _, secret := range list {
+		text = bytes.ReplaceAll(text, secret, []byte("(secret)"))
+	}
+	return text
+}
+
+// hide writes "(secret)" where a text holds one.
+func (s *sink) hide(text []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hidden.hide(text)
 }
 
 // write takes a line without its end.
 func (s *sink) write(line []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, secret := range s.hidden {
-		line = bytes.ReplaceAll(line, secret, []byte("(secret)"))
-	}
-	line = append(line, '\n')
+	line = append(s.hidden.hide(line), '\n')
 	second := s.console
 	if s.file != nil {
 		if _, err := s.file.Write(line); err != nil && second == nil {
