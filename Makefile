@@ -16,7 +16,7 @@ FUZZTIME ?= 30s
 export GOFLAGS := -buildvcs=false
 
 # program:folder; the names are those that a BK-CI server hands out (protocol §4.4)
-PROGRAMS := devopsAgent:agent devopsWorker:worker devopsController:controller devopsDaemon:daemon
+PROGRAMS := devopsAgent:agent devopsWorker:worker devopsController:controller devopsDaemon:daemon upgrader:upgrader
 
 # $(call build,GOOS,GOARCH,suffix)
 define build

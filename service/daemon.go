@@ -146,11 +146,22 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer r.reap.close()
 	d.answer(ctx, &helpers)
 	d.Log.Info("Daemon starts", "version", d.Version, "home", d.Installation.Home, "pid", os.Getpid())
+	if err := d.Installation.forgetRemoval(); err != nil { // whoever starts a daemon wants an agent
+		d.Log.Warn("Mark of a removed agent stays", "err", err)
+	}
 	for {
-		if err := r.life(ctx); errors.Is(err, errStopped) {
+		switch err := r.life(ctx); {
+		case err == nil:
+			continue
+		case errors.Is(err, errStopped):
 			d.Log.Info("Daemon ends")
 			return nil
-		} else if err != nil {
+		case errors.Is(err, ErrRemoved):
+			if merr := d.Installation.MarkRemoved(); merr != nil {
+				d.Log.Warn("Removed agent not marked", "err", merr)
+			}
+			return err
+		default:
 			return err
 		}
 	}

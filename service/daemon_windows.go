@@ -40,7 +40,7 @@ func hangUp(*os.Process) bool { return false }
 func abort(*os.Process) error { return errors.ErrUnsupported }
 
 func signalProcess(pid int, sig processSignal) (err error) {
-	if sig == abortProcess {
+	if sig != killProcess {
 		return errors.ErrUnsupported
 	}
 	p, err := win.OpenProcess(win.PROCESS_TERMINATE, false, uint32(pid))

@@ -83,6 +83,12 @@ const (
 	killProcess
 )
 
+// Terminate asks the process to end: SIGTERM, which Windows does not have. It does not wait.
+func (h *Holder) Terminate() error { return h.signal(terminateProcess) }
+
+// Kill ends the process, and nothing that it started. It does not wait.
+func (h *Holder) Kill() error { return h.signal(killProcess) }
+
 // signal signals the process if it still is the same.
 func (h *Holder) signal(sig processSignal) error {
 	if !proc.Alive(h.PID, h.Started) {
