@@ -74,7 +74,7 @@ func (h *health) server() control.Server {
 		s.LastContact = &at
 	}
 	if h.dated {
-		seconds := math.Round(h.offset.Seconds())
+		seconds := math.Trunc(h.offset.Seconds()) + 0 // the header has whole seconds; and no -0
 		s.ClockOffset = &seconds
 	}
 	switch {
