@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -99,10 +100,28 @@ func (k *systemdKeeper) Name() string {
 		return byPath
 	}
 	byID := "devops_agent_" + id + ".service"
-	if k.units != "" && !exists(filepath.Join(k.units, byID)) && exists(filepath.Join(k.units, byPath)) {
-		return byPath
+	if k.units == "" {
+		return byID
+	}
+	if dir, there := unitHome(filepath.Join(k.units, byID)); there && dir != "" && dir != home && exists(dir) ||
+		!there && exists(filepath.Join(k.units, byPath)) {
+		return byPath // the copy of a home does not take over its unit
 	}
 	return byID
+}
+
+// unitHome is the working directory that a unit file names, "" for none.
+func unitHome(file string) (dir string, there bool) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", false
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "WorkingDirectory="); ok {
+			dir = path.Clean(strings.ReplaceAll(value, "%%", "%"))
+		}
+	}
+	return dir, true
 }
 
 // instanceForm is what can be the name of an agent of the template and mean the same in a path and in %i.
@@ -128,8 +147,8 @@ func agentID(inst *Installation) string {
 	return ""
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
+func exists(file string) bool {
+	_, err := os.Lstat(file)
 	return err == nil
 }
 
@@ -265,8 +284,8 @@ func (k *systemdKeeper) dropIn() string {
 }
 
 // writeFile writes a file that all may read, whole or not at all.
-func (k *systemdKeeper) writeFile(path, text string) (err error) {
-	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+func (k *systemdKeeper) writeFile(file, text string) (err error) {
+	if old, err := os.ReadFile(file); err == nil && string(old) == text {
 		return nil
 	}
 	defer func() {
@@ -274,17 +293,17 @@ func (k *systemdKeeper) writeFile(path, text string) (err error) {
 			err = fmt.Errorf("install: %w", err)
 		}
 	}()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".devops-agent-*")
+	f, err := os.CreateTemp(filepath.Dir(file), ".devops-agent-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(f.Name(), file)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
@@ -349,8 +368,8 @@ func (k *systemdKeeper) Uninstall(ctx context.Context) error {
 	return k.told(k.manager.DaemonReload(ctx))
 }
 
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func removeFile(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("uninstall: %w", err)
 	}
 	return nil
