@@ -271,6 +271,10 @@ func TestLaunchdEnablesWhatWasSwitchedOff(t *testing.T) {
 		m.old = old
 		w, k := onMac(t, m, true)
 		m.disabled[k.Name()] = true // in System Settings, before it was installed
+		mustDo(t, "install", w.Install(t.Context(), w.setup))
+		if s := stateOf(t, w); !s.Enabled {
+			t.Errorf("%+v", s)
+		}
 		started(t, w)
 		mustDo(t, "stop", w.Stop(t.Context()))
 		m.disabled[k.Name()] = true
@@ -437,6 +441,9 @@ func TestLaunchdUninstalledByItsOwnAgent(t *testing.T) {
 	k.pid = started(t, w).PID
 	mustDo(t, "mark", k.inst.MarkRemoved())
 	mustDo(t, "uninstall", w.Uninstall(t.Context()))
+	if !k.inst.Removed() {
+		t.Error("forgotten before the end: launchd would start it again")
+	}
 	w.exit(t, ExitStayDown)
 	if s := stateOf(t, w); s.Running || s.Installed {
 		t.Errorf("%+v", s)
