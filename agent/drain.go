@@ -19,6 +19,9 @@ const (
 	killPatience   = 10 * time.Second              // for builds to be gone that were stopped
 	reportPatience = successDelay + 10*time.Second // for the server to take the reports of builds that ended by themselves
 	killedPatience = 10 * time.Second              // for the server to take the reports of builds that were stopped
+	awayPatience   = 2 * time.Second               // for reports, when the server does not answer anyway
+	answerPatience = 10 * time.Second              // for the answer to a question for builds that was under way
+	lastPatience   = 3 * time.Second               // for the same, once builds are stopped
 )
 
 // drainMarker is in the home directory while builds are not wanted, also while no agent runs: an update at night must
@@ -28,11 +31,13 @@ const drainMarker = "runtime/draining"
 // gate is what decides whether new work is taken.
 type gate struct {
 	mu       sync.Mutex
-	drained  time.Time // since when the operator wants no builds; zero when he does
-	stopping time.Time // since when the agent is about to end; zero while it is not
-	until    time.Time // when builds are stopped, once it is
-	open     context.Context
+	drained  time.Time          // since when the operator wants no builds; zero when he does
+	stopping time.Time          // since when the agent is about to end; zero while it is not
+	until    time.Time          // when builds are stopped, once it is
+	open     context.Context    // ends when new work is not wanted any more
 	shut     context.CancelFunc // ends open
+	hear     context.Context    // ends when answers are not waited for any more
+	cut      context.CancelFunc // ends hear
 
 	leave context.CancelFunc // ends Run, and leaves the builds running
 	stop  chan struct{}      // closed when the agent is told to stop
@@ -42,17 +47,8 @@ type gate struct {
 func newGate() *gate {
 	g := &gate{stop: make(chan struct{}), now: make(chan struct{}), leave: func() {}}
 	g.open, g.shut = context.WithCancel(context.Background())
+	g.hear, g.cut = context.WithCancel(context.Background())
 	return g
-}
-
-// whileOpen is ctx, and ends also when new work is no longer wanted. Call the function it returns.
-func (g *gate) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
-	g.mu.Lock()
-	open := g.open
-	g.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(open, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // enter counts a question that may bring work, unless none is wanted: an agent that stops waits for its answer. Call
@@ -93,12 +89,18 @@ func (a *Agent) reserve() *seats {
 }
 
 // asking is the context of one question for builds. One that the server may hold is given up when builds are no longer
-// wanted; what the server hands out in that very moment it hands out again (docs/decisions/0008-drain.md).
+// wanted; what the server hands out in that very moment it hands out again. Any other is waited for, in reason
+// (docs/decisions/0008-drain.md).
 func (a *Agent) asking(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
-	if wait <= wire.Probe {
-		return context.WithCancel(ctx)
+	until := a.gate.hear
+	if wait > wire.Probe {
+		a.gate.mu.Lock()
+		until = a.gate.open
+		a.gate.mu.Unlock()
 	}
-	return a.gate.whileOpen(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(until, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // Drain takes no more builds and scripts; those under way go on, and so does the agent. It holds until Resume, also
@@ -223,6 +225,7 @@ func (a *Agent) stopper(ctx context.Context, end func()) {
 	g.mu.Unlock()
 	a.Log.Info("Agent stops; builds are waited for", "builds", len(a.slots.Held()), "until", until.Format(time.TimeOnly))
 	defer end()
+	defer time.AfterFunc(answerPatience, g.cut).Stop()
 	idle := a.building.idle()
 	late := time.NewTimer(time.Until(until))
 	defer late.Stop()
@@ -242,19 +245,21 @@ func (a *Agent) stopper(ctx context.Context, end func()) {
 		}
 		patience = killedPatience
 	}
+	defer time.AfterFunc(lastPatience, g.cut).Stop()
 	if !sleepOr(ctx, killPatience, idle) {
 		return
 	}
-	select {
-	case <-idle:
-	default:
-		a.Log.Error("Agent ends although builds could not be stopped", "builds", len(a.slots.Held()))
+	if left := len(a.slots.Held()); left > 0 {
+		a.Log.Error("Agent ends although builds could not be stopped", "builds", left)
 	}
 	// Reports that the server does not take stay on the disk for the next agent.
 	reported := a.work.idle()
 	if patience == killedPatience {
 		sleepOr(ctx, patience, reported)
 		return
+	}
+	if a.health.server().Failing != nil {
+		patience = awayPatience
 	}
 	enough := time.NewTimer(patience)
 	defer enough.Stop()

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
@@ -187,6 +188,36 @@ func TestAHeldQuestionIsGivenUp(t *testing.T) {
 				}
 				if took := time.Since(at); took > time.Second {
 					t.Errorf("an idle agent took %v to stop", took)
+				}
+			})
+		})
+	}
+}
+
+// TestAServerThatHangsDoesNotKeepAStoppingAgent, however long its answers may take.
+func TestAServerThatHangsDoesNotKeepAStoppingAgent(t *testing.T) {
+	for _, protocol := range []string{"ask", "split"} {
+		t.Run(protocol, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := setStage(t, protocol, &server{answer: normal})
+				var hangs atomic.Bool
+				s.delay = func(ctx context.Context, _ call) {
+					if hangs.Load() {
+						<-ctx.Done()
+					}
+				}
+				s.Store.Reconfigure(&config.Config{Server: config.Server{RequestTimeout: 10 * time.Minute}})
+				ended := s.start(t)
+				time.Sleep(time.Minute + time.Second)
+				hangs.Store(true)
+				time.Sleep(30 * time.Second)
+				at := time.Now()
+				s.Stop(false)
+				if err := ended(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(at); took > answerPatience+time.Second {
+					t.Errorf("took %v", took)
 				}
 			})
 		})
