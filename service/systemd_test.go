@@ -195,7 +195,7 @@ func TestRealSystemdSupervises(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(drop), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(drop, []byte("[Service]\nType=simple\nWatchdogSec=0\nTimeoutStopSec=20s\nExecReload=\n"), 0o644); err != nil {
+		if err := os.WriteFile(drop, []byte("[Service]\nType=simple\nWatchdogSec=0\nTimeoutStopSec=3s\nExecReload=\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {

@@ -1,11 +1,9 @@
 package systemd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +80,7 @@ func (m Manager) run(ctx context.Context, name string, args ...string) ([]byte, 
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(environment(os.Environ(), os.Getuid()), "LC_ALL=C", "TZ=UTC", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=")
 	cmd.WaitDelay = time.Second
-	stdout, stderr := &head{left: maxSaid}, &head{left: maxSaid}
+	stdout, stderr := &head{}, &head{}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {
@@ -91,13 +89,13 @@ func (m Manager) run(ctx context.Context, name string, args ...string) ([]byte, 
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		return stdout.Bytes(), &CommandError{Command: command(name, args), Code: exit.ExitCode(), Stderr: stderr.String(), user: m.User}
+		return stdout.text, &CommandError{Command: command(name, args), Code: exit.ExitCode(), Stderr: string(stderr.text), user: m.User}
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fmt.Errorf("%w: %w", ErrAbsent, err)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", command(name, args), err)
 	}
-	return stdout.Bytes(), nil
+	return stdout.text, nil
 }
 
 func command(name string, args []string) string { return name + " " + strings.Join(args, " ") }
@@ -138,19 +136,13 @@ func Here(user bool) bool {
 }
 
 // head keeps the beginning of what is written.
-type head struct {
-	bytes.Buffer
-	left int
-}
+type head struct{ text []byte }
 
+// Write takes all and keeps what there is room for.
 func (h *head) Write(p []byte) (int, error) {
-	n := min(len(p), h.left)
-	h.left -= n
-	_, _ = h.Buffer.Write(p[:n])
+	h.text = append(h.text, p[:min(len(p), maxSaid-len(h.text))]...)
 	return len(p), nil
 }
-
-var _ io.Writer = (*head)(nil)
 
 // ctl asks systemctl. It never asks a person for a password.
 func (m Manager) ctl(ctx context.Context, args ...string) ([]byte, error) {
