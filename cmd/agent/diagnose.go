@@ -204,7 +204,10 @@ func (f *facts) foreign() bool {
 		if f.daemon == nil {
 			return f.keeper == service.KeeperDaemon && f.otherProgram()
 		}
-		return f.daemon.Child != pid || f.daemon.Adopted && f.otherProgram()
+		if f.daemon.Adopted {
+			return f.otherProgram()
+		}
+		return f.daemon.Child != 0 && f.daemon.Child != pid
 	}
 	return f.kept.PID != pid
 }
@@ -467,7 +470,7 @@ func (f *facts) looping() bool {
 	if f.kept.StayDown {
 		return false
 	}
-	if f.daemon != nil && (f.daemon.NextStart != nil || f.daemon.Child == 0 && f.daemon.LastExit != "") {
+	if f.daemon != nil && (f.daemon.NextStart != nil || f.daemon.Child == 0 && !f.daemon.Adopted && f.daemon.LastExit != "") {
 		return true
 	}
 	detail := f.kept.Detail
@@ -555,7 +558,7 @@ func keeperName(k service.Keeper, name string) string {
 }
 
 func (d *diagnosis) keeperWords() string {
-	if d.f.kept.Detail == "" {
+	if d.f.kept.Detail == "" || d.f.kept.Detail == "stopped" { // said already
 		return d.keeperName()
 	}
 	return d.keeperName() + ": " + d.f.kept.Detail

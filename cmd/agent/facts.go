@@ -268,7 +268,7 @@ func measure(inst *service.Installation) func(*facts) {
 
 // askKeeper asks what is registered to keep the agent alive.
 func askKeeper(ctx context.Context, inst *service.Installation) func(*facts) {
-	keeper, err := keeperOf(inst)
+	keeper, err := service.Of(inst)
 	switch {
 	case errors.Is(err, service.ErrNoKeeper) || err == nil && keeper == nil:
 		return func(*facts) {}

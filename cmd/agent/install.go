@@ -112,32 +112,32 @@ func (in installing) choose(inst *service.Installation) (service.Supervisor, err
 	case "windows":
 		switch mode {
 		case "":
-			return bestKeeper(inst)
+			return service.Best(inst)
 		case "service", "session":
-			return newKeeper(inst, service.KeeperSCM)
+			return service.NewKeeper(inst, service.KeeperSCM)
 		}
 		return nil, wrong("here it is: install service, or install session for builds with a desktop")
 	case "darwin":
 		switch mode {
 		case "":
-			return bestKeeper(inst)
+			return service.Best(inst)
 		case "service", "daemon":
-			return newKeeper(inst, service.KeeperLaunchd)
+			return service.NewKeeper(inst, service.KeeperLaunchd)
 		case "user", "login", "background":
-			return newKeeper(inst, service.KeeperLaunchAgent)
+			return service.NewKeeper(inst, service.KeeperLaunchAgent)
 		case "direct":
-			return newKeeper(inst, service.KeeperDaemon)
+			return service.NewKeeper(inst, service.KeeperDaemon)
 		}
 	default:
 		switch mode {
 		case "":
-			return bestKeeper(inst)
+			return service.Best(inst)
 		case "service", "daemon":
-			return newKeeper(inst, service.KeeperSystemd)
+			return service.NewKeeper(inst, service.KeeperSystemd)
 		case "user":
-			return newKeeper(inst, service.KeeperSystemdUser)
+			return service.NewKeeper(inst, service.KeeperSystemdUser)
 		case "direct":
-			return newKeeper(inst, service.KeeperDaemon)
+			return service.NewKeeper(inst, service.KeeperDaemon)
 		}
 	}
 	return nil, wrong("here it is: install service, install user or install direct")
@@ -184,17 +184,21 @@ func (in installing) register(cmd *cobra.Command, a *agentOf, keeper service.Sup
 		return err
 	}
 	// One home, one keeper: another one from before would start a second agent.
-	if before, err := keeperOf(a.inst); err == nil && before != nil && before.Keeper() != service.KeeperNone &&
+	if before, err := service.Of(a.inst); err == nil && before != nil && before.Keeper() != service.KeeperNone &&
 		(before.Keeper() != keeper.Keeper() || before.Name() != keeper.Name()) {
 		if err := before.Uninstall(ctx); err != nil {
 			return fmt.Errorf("take the agent from %s: %w", keeperName(before.Keeper(), before.Name()), err)
 		}
 		say(cmd, "taken from %s", keeperName(before.Keeper(), before.Name()))
 	}
-	if err := keeper.Install(ctx, setup); err != nil {
+	var logout *service.LingerError // installed, but it ends with the session
+	if err := keeper.Install(ctx, setup); err != nil && !errors.As(err, &logout) {
 		return err
 	}
 	say(cmd, "installed: %s", keeperName(keeper.Keeper(), keeper.Name()))
+	if logout != nil {
+		warn(cmd, "note: %v; %s", logout, logout.Hint())
+	}
 	if notes, ok := keeper.(interface{ Notes() []string }); ok {
 		for _, note := range notes.Notes() {
 			warn(cmd, "note: %s", note)
@@ -421,7 +425,7 @@ func (a *agentOf) uninstall(cmd *cobra.Command, now bool) error {
 func belongings() []string {
 	return []string{
 		config.PropertiesFile, config.BackupFile, ".enrolment", ".agent-package-*", config.CertFile, ".debug", ".install_type", ".keeper", ".env", ".path",
-		".daemon_upgrade", "runtime", "logs", "tmp", "build_tmp", "docker_build_tmp", "docker_workspace", "workspace", "jdk", "jdk[0-9_-]*", "jdk17", "jre", "jre.zip", "jdk.zip", "jdk17.zip",
+		".daemon_upgrade", "runtime", "logs", "tmp", "build_tmp", "docker_build_tmp", "docker_workspace", "workspace", "jdk", "jdk[0-9]*", "jdk_[0-9]*", "jre", "jre.zip", "jdk.zip", "jdk17.zip",
 		"agent.zip", "batch.zip", "worker-agent.jar", "telegraf.conf", "agent_docker_init.sh", "hs_err_pid*", "devops_agent_start_*.sh",
 		"devops_agent_prepare_start_*.sh", "devops_pipeline_*", "install.sh", "start.sh", "stop.sh", "uninstall.sh", "install.bat", "start.bat", "stop.bat",
 		"uninstall.bat", "devopsctl.vbs", "devopsDaemon", "devopsWorker", "upgrader", "installer", "devopsAgent",

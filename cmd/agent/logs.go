@@ -38,7 +38,7 @@ func logsCommand(where *place) *cobra.Command {
 			if _, err := os.Stat(path); denied(err) {
 				return &rightsError{what: "logs", command: l.command("logs"), err: err}
 			}
-			if keeper, err := keeperOf(inst); err == nil && keeper != nil && !daemon && isTerminal(cmd.ErrOrStderr()) {
+			if keeper, err := service.Of(inst); err == nil && keeper != nil && !daemon && isTerminal(cmd.ErrOrStderr()) {
 				switch keeper.Keeper() {
 				case service.KeeperSystemd:
 					warn(cmd, "the journal has it too: journalctl -u %s", shell(keeper.Name()))

@@ -67,7 +67,18 @@ type result struct {
 // call runs the agent in an empty directory, with nothing of the test's own settings.
 func call(t *testing.T, stdin string, env []string, args ...string) result {
 	t.Helper()
-	cmd := exec.Command(program(t), args...)
+	return runFile(t, program(t), stdin, env, args...)
+}
+
+// callProgram runs another file.
+func callProgram(t *testing.T, name string, args ...string) result {
+	t.Helper()
+	return runFile(t, name, "", nil, args...)
+}
+
+func runFile(t *testing.T, name, stdin string, env []string, args ...string) result {
+	t.Helper()
+	cmd := exec.Command(name, args...)
 	cmd.Dir = t.TempDir()
 	cmd.Stdin = strings.NewReader(stdin)
 	cmd.Env = append(os.Environ(), env...)

@@ -29,7 +29,7 @@ func (p place) agent() (*agentOf, error) {
 		return nil, err
 	}
 	a := &agentOf{located: l, inst: inst}
-	keeper, err := keeperOf(inst)
+	keeper, err := service.Of(inst)
 	if err != nil && !errors.Is(err, service.ErrNoKeeper) {
 		return nil, err
 	}
@@ -121,12 +121,37 @@ func (a *agentOf) start(cmd *cobra.Command) error {
 	if err := a.keeper.Start(cmd.Context()); err != nil {
 		return err
 	}
-	after, err := a.keeper.State(cmd.Context())
+	pid, err := a.awaitPID(cmd.Context())
 	if err != nil {
 		return err
 	}
-	say(cmd, "started: %s, pid %d", a.called(), after.PID)
+	if pid == 0 {
+		say(cmd, "started: %s has no process yet; to look: %s", a.called(), a.command("status"))
+		return nil
+	}
+	say(cmd, "started: %s, pid %d", a.called(), pid)
 	return nil
+}
+
+// awaitPID gives the keeper a moment to have a process, and returns its pid, 0 for none.
+func (a *agentOf) awaitPID(ctx context.Context) (int, error) {
+	enough := time.NewTimer(3 * time.Second)
+	defer enough.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		state, err := a.keeper.State(ctx)
+		if err != nil || state.Running {
+			return state.PID, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-enough.C:
+			return 0, nil
+		case <-tick.C:
+		}
+	}
 }
 
 func or2(p *process, otherwise string) string {
@@ -171,11 +196,11 @@ func (a *agentOf) stop(ctx context.Context, cmd *cobra.Command, now bool) error 
 		if err := a.mayCommand(cmd, nil, a.keeper.Keeper(), a.keeper.Name()); err != nil {
 			return err
 		}
-		state, err := a.keeper.State(ctx)
+		idle, err := a.idle(ctx)
 		if err != nil {
 			return err
 		}
-		if held, _ := holderOf(a.inst, nil); !held && !state.Running && !restarting(state) {
+		if idle {
 			say(cmd, "not running")
 			return nil
 		}
@@ -207,13 +232,32 @@ func (a *agentOf) stop(ctx context.Context, cmd *cobra.Command, now bool) error 
 	return nil
 }
 
-// restarting: the keeper has no process at this moment, and will have one in the next.
-func restarting(s service.State) bool { return (&facts{kept: s}).looping() }
+// idle reports whether nothing runs, and nothing will in the next moment: a keeper in the pause of a crash loop has no
+// process either.
+func (a *agentOf) idle(ctx context.Context) (bool, error) {
+	state, err := a.keeper.State(ctx)
+	if err != nil {
+		return false, err
+	}
+	if held, _ := holderOf(a.inst, nil); held || state.Running {
+		return false, nil
+	}
+	f := &facts{now: time.Now(), kept: state}
+	var daemon control.DaemonStatus
+	err = control.Call(ctx, a.inst.Home, string(service.RoleDaemon), control.Request{Op: control.OpStatus}, &daemon)
+	return !f.looping() && errors.Is(err, control.ErrNobody), nil
+}
 
 // stopKept lets the keeper stop the agent. For "now" the keeper is told first, so that it does not start the agent again,
 // and then the agent, which would wait for its builds.
 func (a *agentOf) stopKept(ctx context.Context, now bool) error {
 	if !now {
+		// devopsDaemon takes a second stop for "now"; who types stop twice does not mean that.
+		if a.keeper.Keeper() == service.KeeperDaemon {
+			if err := a.awaitStopping(ctx); err != nil {
+				return err
+			}
+		}
 		return a.keeper.Stop(ctx)
 	}
 	stopped := make(chan error, 1)
@@ -229,6 +273,23 @@ func (a *agentOf) stopKept(ctx context.Context, now bool) error {
 			if err := a.ask(ctx, control.Request{Op: control.OpStatus}, &status); err == nil && status.Phase == control.Stopping {
 				_ = a.ask(ctx, control.Request{Op: control.OpStop, Now: true}, nil) // it ends, or it is asked again
 			}
+		}
+	}
+}
+
+// awaitStopping waits as long as an agent that was told to stop before is at it.
+func (a *agentOf) awaitStopping(ctx context.Context) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var status control.Status
+		if err := a.ask(ctx, control.Request{Op: control.OpStatus}, &status); err != nil || status.Phase != control.Stopping {
+			return nil //nolint:nilerr // whoever does not answer is not waited for here
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
 		}
 	}
 }

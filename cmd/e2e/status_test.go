@@ -51,7 +51,8 @@ type said struct {
 func verb(t lab.T, program, home string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(program, append(args, "--home", home)...)
-	cmd.Env = append(os.Environ(), "NO_COLOR=1")
+	// The stubs of a lab's home write down beside it what they did, and are found by that.
+	cmd.Env = append(os.Environ(), "NO_COLOR=1", "LAB_DIR="+filepath.Join(filepath.Dir(home), "lab"))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -454,5 +455,155 @@ func TestStatusOfAnother(t *testing.T) {
 		if !w.agent.Alive() {
 			t.Error("the agent is gone")
 		}
+	})
+}
+
+// installed makes a home with all programs and lets the verb install register it with devopsDaemon.
+func installed(t *testing.T, w *world) (program, home string) {
+	t.Helper()
+	p := programs(t)
+	if p.Daemon == "" || p.Upgrader == "" {
+		t.Fatal("no daemon, no upgrader")
+	}
+	home = w.home.Dir
+	t.Cleanup(func() { // whatever happened, nobody stays behind
+		_, _, _ = verb(t, p.Agent, home, "uninstall", "--now")
+	})
+	// The agent's program lies elsewhere: install brings all of them into the home.
+	w.home.Remove("devopsAgent")
+	if out, errs, code := verb(t, p.Agent, home, "install", "direct"); code != 0 || !strings.HasPrefix(out, "installed: devopsDaemon\nstarted: devopsDaemon, pid ") {
+		t.Fatalf("install: %d %q %q", code, out, errs)
+	}
+	return w.home.Path("devopsAgent"), home
+}
+
+// TestVerbsUnderDevopsDaemon: the life of an installation, by verbs alone; each of them twice.
+func TestVerbsUnderDevopsDaemon(t *testing.T) {
+	t.Parallel()
+	onWorld(t, lab.HomeOptions{}, func(t *testing.T, w *world) {
+		program, home := installed(t, w)
+		twice := func(args string, wants ...string) {
+			t.Helper()
+			for _, want := range wants {
+				out, errs, code := verb(t, program, home, strings.Fields(args)...)
+				if code != 0 || !strings.HasPrefix(out, want) {
+					t.Errorf("%s: %d %q %q, want %q", args, code, out, errs, want)
+				}
+			}
+		}
+		first := statusIs(t, program, home, "running", "working: idle", "nothing to do")
+		twice("install direct", "installed: devopsDaemon\nalready running: devopsDaemon, pid ")
+		twice("repair", "installed: devopsDaemon\nalready running: devopsDaemon, pid ")
+		twice("start", "already running: devopsDaemon, pid ", "already running: devopsDaemon, pid ")
+		if now := statusIs(t, program, home, "running", "working: idle", "nothing to do"); now.Agent == nil || now.Agent.PID != first.Agent.PID {
+			t.Errorf("another agent: %+v, was %+v", now.Agent, first.Agent)
+		}
+
+		build := lab.NewBuild()
+		release := w.home.Gate(build)
+		w.rec.Queue(build)
+		if !w.home.WaitBegan(startLimit, build) {
+			t.Fatal("the build did not begin")
+		}
+		twice("restart", "restarted: devopsDaemon")
+		if !lab.Eventually(startLimit, func() bool {
+			now := status(t, program, home)
+			return now.Agent != nil && now.Agent.PID != first.Agent.PID
+		}) {
+			t.Error("no other agent after restart")
+		}
+		statusIs(t, program, home, "running", "working: 1 build running", "nothing to do")
+		if _, errs, code := verb(t, program, home, "stop", "--timeout", "1s"); code != 1 || !strings.Contains(errs, "the agent goes on draining\nhint: ") {
+			t.Errorf("stop --timeout: %d %q", code, errs)
+		}
+		statusIs(t, program, home, "stopping", "stopping: ends when its builds have, at the latest at ", "stop --now")
+		release()
+		twice("stop", "stopped\n", "not running\n")
+		if n := len(w.rec.Finishes(build.ID)); n == 0 {
+			t.Errorf("the build was not reported\n%s", w.home.Log())
+		}
+		if got := statusIs(t, program, home, "stopped", "stopped", "start"); got.Exit != 3 {
+			t.Errorf("%+v", got)
+		}
+		twice("start", "started: devopsDaemon, pid ", "already running: devopsDaemon, pid ")
+
+		build = lab.NewBuild()
+		w.home.Gate(build)
+		w.rec.Queue(build)
+		if !w.home.WaitBegan(startLimit, build) {
+			t.Fatal("the build did not begin")
+		}
+		began := time.Now()
+		twice("stop --now", "stopped\n", "not running\n")
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("stop --now took %v", took)
+		}
+		if lab.Running(w.home.Run(build).Pid()) {
+			t.Error("the build still runs")
+		}
+		twice("uninstall", "not running\nuninstalled: devopsDaemon\n", "not installed\n")
+		if !w.home.Has(".agent.properties") || !w.home.Has("workspace") || w.home.Has(".keeper") {
+			t.Error("uninstall took or left the wrong things")
+		}
+		statusIs(t, program, home, "stopped", "stopped: the agent does not run, and nothing is registered to start it", "install")
+		twice("uninstall --purge --yes", "not installed\nremoved")
+		if w.home.Has(".agent.properties") || w.home.Has("devopsAgent") {
+			t.Error("purged, and still there")
+		}
+	})
+}
+
+// TestStatusCrashLoopAndRemoved: an agent that ends at once, and one that BK-CI has deleted.
+func TestStatusCrashLoopAndRemoved(t *testing.T) {
+	t.Parallel()
+	onWorld(t, lab.HomeOptions{}, func(t *testing.T, w *world) {
+		program, home := installed(t, w)
+		statusIs(t, program, home, "running", "working: idle", "nothing to do")
+		p := programs(t)
+		if out, errs, code := verb(t, program, home, "stop"); code != 0 {
+			t.Fatalf("stop: %d %q %q", code, out, errs)
+		}
+		w.home.Remove("devopsAgent")
+		w.home.Write("devopsAgent", "#!/bin/sh\necho no such library >&2\nexit 3\n")
+		if err := os.Chmod(w.home.Path("devopsAgent"), 0o755); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+		_, _, _ = verb(t, p.Agent, home, "start")
+		if got := statusIs(t, p.Agent, home, "crash-loop", "NOT working: crash loop: the agent ends soon after each start (", "logs -n 50"); got.Exit != 1 {
+			t.Errorf("%+v", got)
+		}
+		if out, errs, code := verb(t, p.Agent, home, "stop"); code != 0 || out != "stopped\n" {
+			t.Errorf("stop of a crash loop: %d %q %q", code, out, errs)
+		}
+		w.home.Write("devopsAgent", "#!/bin/sh\nexit 88\n")
+		_, _, _ = verb(t, p.Agent, home, "start")
+		if got := statusIs(t, p.Agent, home, "removed", "removed: this agent was deleted in BK-CI (exit code 88)", "enroll --again"); got.Exit != 3 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// TestStatusSecondCopy: another program has the home before its daemon.
+func TestStatusSecondCopy(t *testing.T) {
+	t.Parallel()
+	onWorld(t, lab.HomeOptions{}, func(t *testing.T, w *world) {
+		program, home := installed(t, w)
+		statusIs(t, program, home, "running", "working: idle", "nothing to do")
+		if out, errs, code := verb(t, program, home, "stop"); code != 0 {
+			t.Fatalf("stop: %d %q %q", code, out, errs)
+		}
+		other := w.home.StartProgram(programs(t).Agent, w.home.Lab, []string{"--home", home})
+		_, _, _ = verb(t, program, home, "start")
+		pid := strconv.Itoa(other.Pid())
+		if got := statusIs(t, program, home, "second-copy", "a second copy is running: pid "+pid+" ("+programs(t).Agent, "end it: kill "+pid); got.Exit != 1 {
+			t.Errorf("%+v", got)
+		}
+		if err := other.Term(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Wait(20 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		statusIs(t, program, home, "running", "working: idle", "nothing to do")
 	})
 }
