@@ -15,19 +15,27 @@ import (
 	"github.com/devops-agent/devops-agent/service/control"
 )
 
-// How patient a daemon is.
+// patience is how long a daemon waits for what.
+type patience struct {
+	lockCheck time.Duration // between looks after an agent it did not start (protocol §3.5.1)
+	ask       time.Duration // between questions to an agent that does not talk on a pipe
+	watchdog  time.Duration // of silence, once the agent has talked
+	abort     time.Duration // to write its stack down, for an agent that hangs
+	stop      time.Duration // after the last word of an agent that was told to stop
+	restart   time.Duration // for an agent that was told to make room for the next one
+	late      time.Duration // a timer that is so late says that this process was stopped, too
+	life      time.Duration // an agent that ends later than this was no crash at the start
+}
+
+func usualPatience() patience {
+	return patience{lockCheck: 5 * time.Second, ask: 15 * time.Second, watchdog: 45 * time.Second, abort: 3 * time.Second,
+		stop: 90 * time.Second, restart: 10 * time.Second, late: 2 * time.Second, life: 10 * time.Second}
+}
+
 const (
-	lockCheckEvery = 5 * time.Second        // for an agent it did not start (protocol §3.5.1)
-	askEvery       = 15 * time.Second       // whether an agent that does not talk on a pipe answers
-	watchdogAfter  = 45 * time.Second       // of silence, once the agent has talked
-	abortGrace     = 3 * time.Second        // to write its stack down, for an agent that hangs
-	stopGrace      = 90 * time.Second       // after the last word of an agent that was told to stop
-	restartGrace   = 10 * time.Second       // for an agent that was told to make room for the next one
-	longLife       = 10 * time.Second       // an agent that ends later than this was no crash at the start
-	strangerTotal  = 300 * time.Millisecond // for how long a new agent of an unknown kind finds total-lock held
-	knownTotal     = 5 * time.Second        // the same for a program that has talked before
-	totalPoll      = 50 * time.Millisecond  // between tries for total-lock
-	lateTimer      = 2 * time.Second        // a timer that is so late says that this process was stopped, too
+	strangerTotal = 300 * time.Millisecond // for how long a new agent of an unknown kind finds total-lock held
+	knownTotal    = 5 * time.Second        // the same for a program that has talked before
+	totalPoll     = 50 * time.Millisecond  // between tries for total-lock
 )
 
 // ErrLater is what Prepare returns when the agent cannot be started for now and that is no fault, as before a login. The
@@ -62,9 +70,10 @@ type DaemonOptions struct {
 // may be called at any time from any goroutine.
 type Daemon struct {
 	DaemonOptions
-	orders chan order
-	pace   pace
-	spoke  identity // the program that has talked on the pipe
+	patience patience
+	orders   chan order
+	pace     pace
+	spoke    identity // the program that has talked on the pipe
 
 	mu     sync.Mutex
 	status control.DaemonStatus
@@ -83,7 +92,7 @@ const (
 
 // NewDaemon wires a daemon together and starts nothing.
 func NewDaemon(o DaemonOptions) *Daemon {
-	return &Daemon{DaemonOptions: o, orders: make(chan order, 16), pace: newPace(time.Now()),
+	return &Daemon{DaemonOptions: o, patience: usualPatience(), orders: make(chan order, 16), pace: newPace(time.Now()),
 		status: control.DaemonStatus{PID: os.Getpid(), Version: o.Version, Since: time.Now()}}
 }
 
@@ -216,7 +225,7 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = r.Installation.Home
-	cmd.Env = childEnviron()
+	cmd.Env = childEnviron(r.patience.watchdog)
 	apart(cmd)
 	if r.Prepare != nil {
 		if err := r.Prepare(ctx, cmd); errors.Is(err, ErrLater) {
@@ -291,7 +300,7 @@ func (r *keeping) takeTotal(ctx context.Context) (*Lock, error) {
 }
 
 // childEnviron is ours without what our own keeper told us.
-func childEnviron() []string {
+func childEnviron(watchdog time.Duration) []string {
 	var env []string
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
@@ -301,7 +310,7 @@ func childEnviron() []string {
 		}
 		env = append(env, entry)
 	}
-	return append(env, envWatchdog+"="+strconv.FormatInt(watchdogAfter.Microseconds(), 10), envTotal+"="+strconv.Itoa(os.Getpid()))
+	return append(env, envWatchdog+"="+strconv.FormatInt(watchdog.Microseconds(), 10), envTotal+"="+strconv.Itoa(os.Getpid()))
 }
 
 // makeExecutable does what the original does before each launch; what cannot be changed shows when it is started.

@@ -131,7 +131,7 @@ func (r *keeping) mind(ctx context.Context, c *child) error {
 		return errStopped
 	}
 	now := time.Now()
-	if lived >= longLife {
+	if lived >= r.patience.life {
 		r.pace.forget(now)
 	}
 	words := c.said.text()
@@ -154,7 +154,7 @@ func (r *keeping) mind(ctx context.Context, c *child) error {
 			r.Log.Info("Agent ended, because another one runs here", "pid", c.pid)
 			return nil
 		}
-		if lived >= longLife {
+		if lived >= r.patience.life {
 			return nil
 		}
 	}
@@ -219,7 +219,7 @@ func (w *minding) run() error {
 			w.reap.reap(w.pid)
 		case <-tick:
 			now := time.Now()
-			if now.Sub(due) > lateTimer { // we were stopped, or the machine: the agent's silence says nothing
+			if now.Sub(due) > w.patience.late { // we were stopped, or the machine: the agent's silence says nothing
 				w.lastWord, w.answered = now, now
 				continue
 			}
@@ -245,10 +245,10 @@ func (w *minding) due(time.Time) time.Time {
 	case w.stopping > 0:
 		soonest(w.stopUntil())
 	case w.heard:
-		soonest(w.lastWord.Add(watchdogAfter))
+		soonest(w.lastWord.Add(w.patience.watchdog))
 	case !w.piped && !w.asking:
-		soonest(w.asked.Add(askEvery))
-		soonest(w.answered.Add(watchdogAfter))
+		soonest(w.asked.Add(w.patience.ask))
+		soonest(w.answered.Add(w.patience.watchdog))
 	}
 	return first
 }
@@ -261,7 +261,7 @@ func (w *minding) totalUntil() time.Time {
 }
 
 func (w *minding) stopUntil() time.Time {
-	until := w.lastWord.Add(stopGrace)
+	until := w.lastWord.Add(w.patience.stop)
 	if w.until.After(until) {
 		until = w.until
 	}
@@ -277,22 +277,22 @@ func (w *minding) act(now time.Time) {
 	case !w.killAt.IsZero():
 		if !now.Before(w.killAt) {
 			_ = w.cmd.Process.Kill()
-			w.killAt = now.Add(abortGrace)
+			w.killAt = now.Add(w.patience.abort)
 		}
 	case w.stopping > 0:
 		if !now.Before(w.stopUntil()) {
 			w.Log.Error("Agent does not stop, so it is killed", "pid", w.pid, "silent_for", now.Sub(w.lastWord).Round(time.Second))
-			w.why, w.killAt = endStopped, now.Add(abortGrace)
+			w.why, w.killAt = endStopped, now.Add(w.patience.abort)
 			_ = w.cmd.Process.Kill()
 		}
 	case w.heard:
-		if !now.Before(w.lastWord.Add(watchdogAfter)) {
+		if !now.Before(w.lastWord.Add(w.patience.watchdog)) {
 			w.hung(now.Sub(w.lastWord))
 		}
 	case !w.piped:
-		if !now.Before(w.answered.Add(watchdogAfter)) {
+		if !now.Before(w.answered.Add(w.patience.watchdog)) {
 			w.hung(now.Sub(w.answered))
-		} else if !w.asking && !now.Before(w.asked.Add(askEvery)) {
+		} else if !w.asking && !now.Before(w.asked.Add(w.patience.ask)) {
 			w.asked = now
 			w.ask(control.Request{Op: control.OpStatus})
 		}
@@ -302,7 +302,7 @@ func (w *minding) act(now time.Time) {
 // hung has the agent write down where it hangs, and ends it.
 func (w *minding) hung(silent time.Duration) {
 	w.Log.Error("Agent hangs, so it is replaced", "pid", w.pid, "silent_for", silent.Round(time.Second), "status", w.sentence)
-	w.why, w.killAt = endHung, time.Now().Add(abortGrace)
+	w.why, w.killAt = endHung, time.Now().Add(w.patience.abort)
 	if err := abort(w.cmd.Process); err != nil {
 		w.killAt = time.Now()
 	}
@@ -356,7 +356,7 @@ func (w *minding) obey(o order) {
 		if w.stopping > 0 || w.why != "" {
 			return
 		}
-		w.why, w.killAt = endRestart, time.Now().Add(restartGrace)
+		w.why, w.killAt = endRestart, time.Now().Add(w.patience.restart)
 		w.ask(control.Request{Op: control.OpRestart})
 	case orderReload:
 		if !w.heard || !hangUp(w.cmd.Process) { // an original ends of it

@@ -68,7 +68,7 @@ func (w *watching) identify() {
 }
 
 func (w *watching) run(ctx context.Context) error {
-	tick := time.NewTicker(lockCheckEvery)
+	tick := time.NewTicker(w.patience.lockCheck)
 	defer tick.Stop()
 	last := time.Now()
 	for {
@@ -83,7 +83,7 @@ func (w *watching) run(ctx context.Context) error {
 				return err
 			}
 			w.identify()
-			if now.Sub(last) > lockCheckEvery+lateTimer { // this process was stopped, or the machine
+			if now.Sub(last) > w.patience.lockCheck+w.patience.late { // this process was stopped, or the machine
 				w.answered, w.lastWord = now, now
 			}
 			last = now
@@ -125,20 +125,20 @@ func (w *watching) look(now time.Time) error {
 		w.kill()
 	}
 	switch {
-	case w.stopping > 0 && now.Sub(w.lastWord) >= stopGrace:
+	case w.stopping > 0 && now.Sub(w.lastWord) >= w.patience.stop:
 		w.Log.Error("Agent does not stop, so it is killed", "pid", w.pid(), "silent_for", now.Sub(w.lastWord).Round(time.Second))
 		w.kill()
 		if w.holder == nil {
 			return errStopped // nobody we dare to kill
 		}
-	case w.stopping == 0 && now.Sub(w.answered) >= watchdogAfter && w.killAt.IsZero() && w.holder != nil:
+	case w.stopping == 0 && now.Sub(w.answered) >= w.patience.watchdog && w.killAt.IsZero() && w.holder != nil:
 		w.Log.Error("Agent hangs, so it is replaced", "pid", w.pid(), "silent_for", now.Sub(w.answered).Round(time.Second))
-		w.killAt = now.Add(abortGrace)
+		w.killAt = now.Add(w.patience.abort)
 		if w.holder.signal(abortProcess) != nil {
 			w.kill()
 		}
 	}
-	if !w.asking && (w.stopping > 0 || now.Sub(w.asked) >= askEvery) {
+	if !w.asking && (w.stopping > 0 || now.Sub(w.asked) >= w.patience.ask) {
 		w.asked = now
 		w.ask(control.Request{Op: control.OpStatus})
 	}
@@ -164,7 +164,7 @@ func (w *watching) obey(o order) error {
 		w.Log.Info("Agent is told to stop", "pid", w.pid(), "at_once", w.stopping > 1)
 		w.ask(control.Request{Op: control.OpStop, Now: w.stopping > 1})
 	case orderRestart:
-		w.killAt = time.Now().Add(restartGrace)
+		w.killAt = time.Now().Add(w.patience.restart)
 		w.ask(control.Request{Op: control.OpRestart})
 	case orderReload:
 		w.ask(control.Request{Op: control.OpReload})
@@ -200,7 +200,7 @@ func (w *watching) take(a answer) {
 	case control.OpStop, control.OpRestart: // an original has no socket, and ends by a signal at once
 		if w.holder == nil {
 			w.Log.Warn("Agent cannot be told to end: nobody knows which process it is", "err", a.err)
-			w.lastWord = now.Add(-stopGrace)
+			w.lastWord = now.Add(-w.patience.stop)
 			return
 		}
 		sig := terminateProcess
