@@ -35,6 +35,7 @@ func SystemdFiles() ([]systemd.File, error) {
 		{Path: systemUnits + "/devops-agent@.service", Mode: 0o644, Text: template},
 		{Path: "/usr/lib/sysusers.d/devops-agent.conf", Mode: 0o644, Text: account.Sysusers()},
 		{Path: "/usr/lib/tmpfiles.d/devops-agent.conf", Mode: 0o644, Text: account.Tmpfiles()},
+		{Path: DropIns + "/no-sudo.conf", Mode: 0o644, Text: systemd.NoSudo()},
 		{Path: DropIns + "/hardened.conf", Mode: 0o644, Text: systemd.Hardened()},
 		{Path: DropIns + "/separate-builds.conf", Mode: 0o644, Text: systemd.Separate()},
 	}, nil

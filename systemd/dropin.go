@@ -11,6 +11,26 @@ func Separate() string {
 	return Unit{}.render([]section{{"Service", hardened(true)}})
 }
 
+// NoSudo is the drop-in for an agent whose builds do without sudo, and need the rest of the machine: other homes, devices, /tmp shared with
+// containers, the socket of a container engine.
+func NoSudo() string {
+	return Unit{}.render([]section{{"Service", []directive{
+		{key: "NoNewPrivileges", value: "yes", why: "Ends sudo, su and every other program with the set-user-ID bit."},
+		{key: "CapabilityBoundingSet", value: "", why: "Nothing here is root, and nothing can become it."},
+		{key: "RestrictSUIDSGID", value: "yes"},
+		{key: "ProtectSystem", value: "full", why: "No /usr, /boot, /etc, whatever their modes say."},
+		{key: "ProtectControlGroups", value: "yes"},
+		{key: "ProtectKernelTunables", value: "yes"},
+		{key: "ProtectKernelModules", value: "yes"},
+		{key: "ProtectKernelLogs", value: "yes", since: 244},
+		{key: "ProtectHostname", value: "yes", since: 242},
+		{key: "RestrictRealtime", value: "yes"},
+		{key: "SystemCallFilter", value: "~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap",
+			why: "Only root may call these. ProtectClock would do it for the clock, and close all devices with it."},
+		{key: "SystemCallErrorNumber", value: "EPERM"},
+	}}})
+}
+
 // Paced is the drop-in that gives a packaged unit, which is written for the oldest systemd, what a newer one knows: a reload that
 // waits for its end (253) and slower restarts in a crash loop (254). "" for a systemd that knows nothing of it.
 func Paced(version int) string {
@@ -53,7 +73,7 @@ func hardened(alone bool) []directive {
 		{key: "RestrictRealtime", value: "yes"},
 		{key: "RestrictNamespaces", value: "yes", why: "No containers of one's own; user namespaces are the usual door to holes of the kernel."},
 		{key: "RestrictAddressFamilies", value: "AF_UNIX AF_INET AF_INET6 AF_NETLINK", why: "AF_NETLINK: names of interfaces and addresses, which the agent reports."},
-		{key: "SystemCallArchitectures", value: "native"},
+		{key: "SystemCallArchitectures", value: "native", why: "No 32-bit programs."},
 		{key: "SystemCallFilter", value: "@system-service", why: "A build that needs more is told \"operation not permitted\", and not killed."},
 		{key: "SystemCallFilter", value: "~@privileged"},
 		{key: "SystemCallErrorNumber", value: "EPERM"},

@@ -65,6 +65,7 @@ func TestUnitsAreGolden(t *testing.T) {
 	} {
 		golden(t, name, text(t, u))
 	}
+	golden(t, "no-sudo.conf", NoSudo())
 	golden(t, "hardened.conf", Hardened())
 	golden(t, "separate-builds.conf", Separate())
 	golden(t, "paced-253.conf", Paced(253))
@@ -116,7 +117,7 @@ func TestPromises(t *testing.T) {
 
 // TestBuildsKeepTheirUmask: the agent makes its own files private; the unit's umask is what builds get.
 func TestBuildsKeepTheirUmask(t *testing.T) {
-	for _, out := range []string{text(t, plain()), Hardened()} {
+	for _, out := range []string{text(t, plain()), NoSudo(), Hardened()} {
 		for _, mask := range values(out, "UMask") {
 			if mask != "0022" {
 				t.Errorf("umask %s", mask)
