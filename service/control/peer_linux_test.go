@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -59,5 +60,21 @@ func TestStrangersAreNotHeard(t *testing.T) {
 	}()
 	if got := <-done; got.err != nil || got.n != 0 {
 		t.Errorf("read %d bytes, %v; want the end at once", got.n, got.err)
+	}
+}
+
+// TestSocketIsBornPrivate, whatever the umask.
+func TestSocketIsBornPrivate(t *testing.T) {
+	defer unix.Umask(unix.Umask(0))
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := (&net.ListenConfig{Control: private}).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
 	}
 }

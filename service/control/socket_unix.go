@@ -29,43 +29,48 @@ type socket struct {
 	err  error
 }
 
-// listen binds the socket in a private directory beside its place and moves it there: it is 0600 before anybody can
-// reach it, and a socket that a killed process left is replaced in one step.
-func listen(home, role string) (_ acceptor, err error) {
+// listen binds the socket under another name and moves it to its place: a socket that a killed process left is replaced
+// in one step, and there is none that others could reach. It needs no room on the disk.
+func listen(home, role string) (acceptor, error) {
 	dir := filepath.Join(home, "runtime")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, role+".sock")
+	path, born := filepath.Join(dir, role+".sock"), filepath.Join(dir, newborn(role))
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket == 0 {
 		return nil, fmt.Errorf("%s is in the way: no socket", path)
 	}
-	nest, err := os.MkdirTemp(dir, "."+role+"-*.sock")
-	if err != nil {
+	if err := os.Remove(born); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that was killed in the middle
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(nest)) }()
-	short, done, err := shorten(nest)
+	short, done, err := shorten(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(short, "s")})
+	l, err := (&net.ListenConfig{Control: private}).Listen(context.Background(), "unix", filepath.Join(short, newborn(role)))
 	if err != nil {
-		return nil, err
+		return nil, errno(err)
 	}
-	l.SetUnlinkOnClose(false) // it does not stay where it was bound
-	s := &socket{UnixListener: l, path: path}
-	born := filepath.Join(nest, "s")
+	s := &socket{UnixListener: l.(*net.UnixListener), path: path}
+	s.SetUnlinkOnClose(false) // it does not stay where it was bound
 	if err = os.Chmod(born, 0o600); err == nil {
 		if s.file, err = os.Lstat(born); err == nil {
 			err = os.Rename(born, path)
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, l.Close(), os.Remove(born))
 	}
 	return s, nil
+}
+
+func newborn(role string) string { return "." + role + ".sock" }
+
+// private makes Linux create the socket with mode 0600, whatever the umask. Elsewhere it has no effect: there the
+// umask of our programs, 0077, does it.
+func private(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) { _ = unix.Fchmod(int(fd), 0o600) })
 }
 
 func (s *socket) accept() (conn, error) {
@@ -154,4 +159,4 @@ func errno(err error) error {
 }
 
 // fits reports whether a socket of any role can be bound or reached in a directory by its own name.
-func fits(dir string) bool { return len(filepath.Join(dir, RoleDaemon+".sock")) <= maxPath }
+func fits(dir string) bool { return len(filepath.Join(dir, newborn(RoleDaemon))) <= maxPath }
