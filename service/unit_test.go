@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/devops-agent/devops-agent/systemd"
 )
 
 var updateUnits = flag.Bool("update-units", false, "write the golden files of a package's units")
@@ -195,12 +197,16 @@ func exposure(t *testing.T, dropin string) float64 {
 	return level
 }
 
-// TestExposureDoesNotRise: the numbers of docs/hardening.md, by the systemd of Debian 12.
+// TestExposureDoesNotRise: the numbers of docs/hardening.md, by the systemd of Debian 12. Others have a few other questions.
 func TestExposureDoesNotRise(t *testing.T) {
-	for dropin, most := range map[string]float64{"": 8.6, "no-sudo.conf": 9.9, "hardened.conf": 1.4, "separate-builds.conf": 1.3} {
+	margin := 0.0
+	if installedVersion(t) != systemd.Oldest {
+		margin = 0.5
+	}
+	for dropin, most := range map[string]float64{"": 8.6, "no-sudo.conf": 4.4, "hardened.conf": 1.4, "separate-builds.conf": 1.3} {
 		got := exposure(t, dropin)
 		t.Logf("%q: %.1f", dropin, got)
-		if got > most {
+		if got > most+margin {
 			t.Errorf("with %q: %.1f, want at most %.1f", dropin, got, most)
 		}
 	}
