@@ -91,7 +91,7 @@ func TestCall(t *testing.T) {
 func TestHomesOfAnyLength(t *testing.T) {
 	home := t.TempDir()
 	for range 4 {
-		home = filepath.Join(home, strings.Repeat("long name ", 8))
+		home = filepath.Join(home, strings.Repeat("long name-", 8))
 		if err := os.Mkdir(home, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -32,7 +32,7 @@ type pipe struct {
 	mu     sync.Mutex
 	next   win.Handle // instance that waits for somebody; 0 while accept makes one
 	closed bool
-	busy   bool // accept is under way
+	busy   chan struct{} // closed when the accept that is under way has ended; nil while there is none
 }
 
 func listen(home, role string) (acceptor, error) {
@@ -73,14 +73,16 @@ func (p *pipe) accept() (conn, error) {
 		p.mu.Unlock()
 		return nil, net.ErrClosed
 	}
-	p.busy = true
+	done := make(chan struct{})
+	p.busy = done
 	mine := p.next
 	p.next = 0
 	p.mu.Unlock()
 	c, err := p.wait(mine)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.busy = false
+	p.busy = nil
+	defer close(done)
 	if p.closed {
 		if c != nil {
 			_ = c.Close()
@@ -90,7 +92,8 @@ func (p *pipe) accept() (conn, error) {
 	return c, err
 }
 
-// wait waits for somebody to connect to an instance, and has the next instance ready before it returns.
+// wait waits for somebody to connect to an instance. The next instance is there before this one goes: there is no
+// moment at which nobody listens.
 func (p *pipe) wait(mine win.Handle) (c conn, err error) {
 	if mine == 0 {
 		if mine, err = p.instance(0); err != nil {
@@ -99,47 +102,59 @@ func (p *pipe) wait(mine win.Handle) (c conn, err error) {
 	}
 	event, err := win.CreateEvent(nil, 1, 0, nil)
 	if err != nil {
-		return nil, errors.Join(err, win.CloseHandle(mine))
+		p.keep(mine)
+		return nil, err
 	}
 	defer func() { _ = win.CloseHandle(event) }()
 	over := &win.Overlapped{HEvent: event}
 	err = win.ConnectNamedPipe(mine, over)
 	if errors.Is(err, win.ERROR_IO_PENDING) {
-		var which uint32
+		var which, n uint32
 		which, err = win.WaitForMultipleObjects([]win.Handle{event, p.stop}, false, win.INFINITE)
-		var n uint32
-		if err == nil && which != win.WAIT_OBJECT_0 {
+		if err != nil || which != win.WAIT_OBJECT_0 {
 			_ = win.CancelIoEx(mine, over)
 			_ = win.GetOverlappedResult(mine, over, &n, true) // until then the system may write to over
-			return nil, errors.Join(net.ErrClosed, win.CloseHandle(mine))
+			return nil, errors.Join(net.ErrClosed, err, win.CloseHandle(mine))
 		}
-		if err == nil {
-			err = win.GetOverlappedResult(mine, over, &n, true)
-		}
+		err = win.GetOverlappedResult(mine, over, &n, true)
 	}
-	if err != nil && !errors.Is(err, win.ERROR_PIPE_CONNECTED) {
-		return nil, errors.Join(err, win.CloseHandle(mine))
+	if next, nerr := p.instance(0); nerr == nil {
+		p.keep(next)
 	}
-	next, nerr := p.instance(0)
+	switch {
+	case err == nil, errors.Is(err, win.ERROR_PIPE_CONNECTED):
+		return &talk{File: os.NewFile(uintptr(mine), "control"), server: true}, nil
+	case errors.Is(err, win.ERROR_NO_DATA), errors.Is(err, win.ERROR_BROKEN_PIPE): // came and went
+		_ = win.CloseHandle(mine)
+		return nil, errStranger
+	}
+	return nil, errors.Join(err, win.CloseHandle(mine))
+}
+
+// keep puts an instance aside for the next accept.
+func (p *pipe) keep(next win.Handle) {
 	p.mu.Lock()
-	if nerr == nil {
-		p.next = next
-	}
-	p.mu.Unlock()
-	return &talk{File: os.NewFile(uintptr(mine), "control"), server: true}, nil
+	defer p.mu.Unlock()
+	p.next = next
 }
 
 func (p *pipe) close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
+	busy, closed := p.busy, p.closed
 	p.closed = true
-	if p.busy { // accept wakes up and releases
-		return win.SetEvent(p.stop)
+	var err error
+	switch {
+	case closed:
+	case busy == nil:
+		err = p.release()
+	default: // accept wakes up and releases
+		err = win.SetEvent(p.stop)
 	}
-	return p.release()
+	p.mu.Unlock()
+	if busy != nil && err == nil {
+		<-busy
+	}
+	return err
 }
 
 // release gives the handles back. mu is held.
