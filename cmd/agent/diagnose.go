@@ -445,7 +445,14 @@ func (d *diagnosis) down() {
 		if f.words != "" {
 			words = "; its last words: " + f.words
 		}
-		d.add(StateCrashLoop, trouble, "look at its last words: "+f.command("logs -n 50"), "NOT working: crash loop: the agent ends soon after each start (%s)%s", d.loopWords(), words)
+		where := f.command("logs -n 50")
+		switch f.keeper {
+		case service.KeeperSystemd:
+			where = "sudo journalctl -n 50 -u " + shell(f.name)
+		case service.KeeperSystemdUser:
+			where = "journalctl --user -n 50 -u " + shell(f.name)
+		}
+		d.add(StateCrashLoop, trouble, "look at its last words: "+where, "NOT working: crash loop: the agent ends soon after each start (%s)%s", d.loopWords(), words)
 	case f.kept.Running && !f.kept.StayDown:
 		d.add(StateStarting, fine, "wait a moment; to look again, type: "+f.command("status --watch"), "starting: %s has a process, which is not ready", d.keeperName())
 	case f.keeperErr != nil:
@@ -461,7 +468,7 @@ func (d *diagnosis) down() {
 		if f.kept.ExitCode > 0 {
 			how = fmt.Sprintf(", last exit code %d", f.kept.ExitCode)
 		}
-		d.add(StateStopped, trouble, "type: "+f.command("start"), "stopped%s (%s%s)", when, d.keeperWords(), how)
+		d.add(StateStopped, trouble, "type: "+f.command("start"), "stopped%s; %s%s", when, d.keeperWords(), how)
 	}
 }
 

@@ -145,11 +145,11 @@ func cases() map[string]diagnosed {
 		"removed": {stopped(), func(f *facts) { f.kept.StayDown, f.kept.ExitCode = true, 88 }, StateRemoved, 3, "removed: this agent was deleted in BK-CI (exit code 88)", "enroll --again", nil},
 		"crash loop": {stopped(), func(f *facts) {
 			f.kept.Detail, f.kept.ExitCode, f.kept.Restarts, f.words = "activating (auto-restart)", 2, 17, "Agent cannot start err=x"
-		}, StateCrashLoop, 1, "NOT working: crash loop: the agent ends soon after each start (activating (auto-restart), exit code 2, 17 restarts); its last words: Agent cannot start", "logs -n 50", nil},
+		}, StateCrashLoop, 1, "NOT working: crash loop: the agent ends soon after each start (activating (auto-restart), exit code 2, 17 restarts); its last words: Agent cannot start", "journalctl -n 50 -u devops-agent.service", nil},
 		"crash loop of devopsDaemon": {stopped(), func(f *facts) {
 			f.keeper, f.name, f.kept = service.KeeperDaemon, "", service.State{Installed: true, Running: true, PID: 5, ExitCode: -1}
 			f.daemon = &control.DaemonStatus{PID: 5, Restarts: 9, LastExit: "exit status 1", NextStart: before(-6 * time.Second)}
-		}, StateCrashLoop, 1, "NOT working: crash loop: the agent ends soon after each start (exit status 1, 9 restarts, next start at ", "", nil},
+		}, StateCrashLoop, 1, "NOT working: crash loop: the agent ends soon after each start (exit status 1, 9 restarts, next start at ", "devopsAgent logs -n 50", nil},
 		"not installed, no home": {&facts{now: night, goos: "linux", home: "/none", command: healthy().command, keeper: service.KeeperNone,
 			homeErr: &fs.PathError{Op: "stat", Path: "/none", Err: fs.ErrNotExist}}, nil, StateNotInstalled, 4, "not installed: there is no agent in /none (file does not exist)", "install", nil},
 		"not installed, no identity": {stopped(), func(f *facts) {

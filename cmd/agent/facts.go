@@ -102,7 +102,7 @@ func readFiles(inst *service.Installation) func(*facts) {
 	if data, err := os.ReadFile(inst.Path(config.CertFile)); err == nil {
 		got.expired = expired(data, time.Now())
 	}
-	got.words = lastWords(inst.Path("logs", "devopsAgent.log"))
+	got.words = lastWords(inst.Path("logs", "devopsAgent.log"), time.Now())
 	return func(f *facts) {
 		f.configErr, f.identityErr, f.certErr, f.willEnrol = got.configErr, got.identityErr, got.certErr, got.willEnrol
 		f.identity, f.gateway = settings.Identity.Agent, settings.Gateway
@@ -125,8 +125,9 @@ func expired(data []byte, now time.Time) (names []string) {
 	return names
 }
 
-// lastWords is the last line of a log that tells of an error, without its time.
-func lastWords(path string) string {
+// lastWords is the last line of a log that tells of an error, without its time. One that is older than an hour says
+// nothing about what happens now.
+func lastWords(path string, now time.Time) string {
 	const enough = 64 << 10
 	file, err := os.Open(path)
 	if err != nil {
@@ -143,7 +144,11 @@ func lastWords(path string) string {
 	}
 	lines := bytes.Split(data, []byte("\n"))
 	for _, line := range slices.Backward(lines) {
-		if _, words, ok := bytes.Cut(line, []byte("|ERROR|")); ok {
+		if at, words, ok := bytes.Cut(line, []byte("|ERROR|")); ok {
+			then, err := time.ParseInLocation("2006-01-02 15:04:05.000", string(at), time.Local)
+			if err != nil || now.Sub(then) > time.Hour {
+				return ""
+			}
 			return string(words[:min(len(words), 300)])
 		}
 	}

@@ -358,19 +358,16 @@ func uninstallCommand(where *place) *cobra.Command {
 			"with identity, programs and workspace. With --purge all that the agent made in its home is removed as well: identity,\n" +
 			"programs, logs, build files and the workspace in the home. agent.toml and what is outside stay.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
-			if err != nil {
-				if errors.Is(err, os.ErrNotExist) {
-					say(cmd, "not installed")
-					return nil
-				}
-				return err
-			}
 			var args []string
 			if purge {
 				args = append(args, "--purge")
 			}
-			if err := a.mayChange(cmd, args); err != nil {
+			a, err := where.agent(cmd, args...)
+			if errors.Is(err, os.ErrNotExist) {
+				say(cmd, "not installed")
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			if a.keeper != nil {

@@ -126,11 +126,15 @@ func TestFollowedLog(t *testing.T) {
 
 func TestLastWords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	if got := lastWords(path); got != "" {
+	now := time.Date(2026, 1, 2, 3, 30, 0, 0, time.Local)
+	if got := lastWords(path, now); got != "" {
 		t.Errorf("no log: %q", got)
 	}
 	write(t, path, "2026-01-02 03:04:05.678|ERROR|first err=x\n2026-01-02 03:04:05.678|ERROR|Agent cannot start err=y\n2026-01-02 03:04:05.678|INFO|z\n")
-	if got := lastWords(path); got != "Agent cannot start err=y" {
+	if got := lastWords(path, now); got != "Agent cannot start err=y" {
 		t.Errorf("%q", got)
+	}
+	if got := lastWords(path, now.Add(time.Hour)); got != "" {
+		t.Errorf("of yesterday: %q", got)
 	}
 }

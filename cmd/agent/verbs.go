@@ -22,10 +22,13 @@ type agentOf struct {
 	keeper service.Supervisor // nil when none is registered
 }
 
-// agent opens the home and finds its keeper.
-func (p place) agent() (*agentOf, error) {
+// agent opens the home, which must not be somebody else's, and finds its keeper. The words are those of the command line.
+func (p place) agent(cmd *cobra.Command, words ...string) (*agentOf, error) {
 	l, inst, err := p.open()
 	if err != nil {
+		return nil, err
+	}
+	if err := l.mayChange(cmd, words); err != nil {
 		return nil, err
 	}
 	a := &agentOf{located: l, inst: inst}
@@ -83,7 +86,7 @@ func startCommand(where *place) *cobra.Command {
 		Use: "start", Short: "Start the agent", Args: usage(cobra.NoArgs),
 		Long: "start lets what keeps the agent (systemd, launchd, the service manager, devopsDaemon) start it. An agent that runs is left alone.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
 				return err
 			}
@@ -94,9 +97,6 @@ func startCommand(where *place) *cobra.Command {
 
 // start starts the agent, and says when somebody else's runs in its place.
 func (a *agentOf) start(cmd *cobra.Command) error {
-	if err := a.mayChange(cmd, nil); err != nil {
-		return err
-	}
 	if a.keeper == nil {
 		if held, who := holderOf(a.inst, nil); held {
 			say(cmd, "already running: %s; nothing starts it again when it ends (type: %s)", or2(who, "an agent"), a.command("install"))
@@ -170,7 +170,7 @@ func stopCommand(where *place) *cobra.Command {
 			"stopped and reported as failed. An agent that does not run is left alone. It starts again with the machine; \"uninstall\" prevents that.\n" +
 			"Ctrl-C and --timeout end the waiting, not the drain.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
 				return err
 			}
@@ -189,9 +189,6 @@ func stopCommand(where *place) *cobra.Command {
 }
 
 func (a *agentOf) stop(ctx context.Context, cmd *cobra.Command, now bool) error {
-	if err := a.mayChange(cmd, nil); err != nil {
-		return err
-	}
 	if a.keeper != nil {
 		if err := a.mayCommand(cmd, nil, a.keeper.Keeper(), a.keeper.Name()); err != nil {
 			return err
@@ -323,11 +320,8 @@ func restartCommand(where *place) *cobra.Command {
 		Use: "restart", Short: "Replace the running agent by a fresh one; builds go on", Args: usage(cobra.NoArgs),
 		Long: "restart ends the agent and lets its keeper start it again. Builds are left alone: the new agent takes them up.\nAn agent that does not run is started.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
-				return err
-			}
-			if err := a.mayChange(cmd, nil); err != nil {
 				return err
 			}
 			if a.keeper == nil {
@@ -352,11 +346,8 @@ func drainCommand(where *place) *cobra.Command {
 		Long: "drain takes the agent out of service, before work on the machine: builds that run go on, none are added, the server\n" +
 			"still sees the agent. It stays so across restarts, until \"resume\".",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
-				return err
-			}
-			if err := a.mayChange(cmd, nil); err != nil {
 				return err
 			}
 			ctx := cmd.Context()
@@ -391,11 +382,8 @@ func askCommand(where *place, op control.Op, short, long, done string) *cobra.Co
 	return &cobra.Command{
 		Use: string(op), Short: short, Long: long, Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
-				return err
-			}
-			if err := a.mayChange(cmd, nil); err != nil {
 				return err
 			}
 			if err := a.ask(cmd.Context(), control.Request{Op: op}, nil); err != nil {
@@ -428,7 +416,7 @@ func olderWords(where *place) []*cobra.Command {
 	repair := &cobra.Command{
 		Use: "repair", Short: "Register the agent again the way it was, and start it", Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.agent()
+			a, err := where.agent(cmd)
 			if err != nil {
 				return err
 			}

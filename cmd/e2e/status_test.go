@@ -440,7 +440,7 @@ func TestStatusOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.start()
-		for _, args := range [][]string{{"status"}, {"stop"}, {"drain"}, {"logs"}} {
+		for _, args := range [][]string{{"status"}, {"stop"}, {"start"}, {"uninstall"}, {"drain"}, {"reload"}, {"logs"}} {
 			cmd := exec.Command(programs(t).Agent, append(args, "--home", w.home.Dir)...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			cmd.Dir = "/"
