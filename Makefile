@@ -1,6 +1,7 @@
 # make            the programs for this machine, in bin/
 # make demo       a build from a controller through the agent into a worker and back (KEEP=1 leaves it running)
 # make test       everything that can be tested here
+# make dist       portable archives of all platforms, in dist/ (DIST="linux/amd64 ..." for some)
 # VERSION=v1.2.3  on the command line sets the version that the programs print; else it comes from git
 
 SHELL   := /bin/bash
@@ -27,7 +28,7 @@ define build
 done
 endef
 
-.PHONY: build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools
+.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX))
 
@@ -46,6 +47,11 @@ build_macos:
 
 build_windows:
 	$(call build,windows,amd64,.exe)
+
+# what "make dist" makes; all when it is empty
+DIST ?=
+dist:
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' bash scripts/dist.sh $(DIST)
 
 clean:
 	rm -rf bin dist
