@@ -109,7 +109,8 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 	if err == nil && e.again {
 		err = adopt(inst, home)
 	}
-	return id, done, err
+	// Also after a failure: what is remembered for the next try must be the agent's, too.
+	return id, done, errors.Join(err, giveToOwner(inst, ""))
 }
 
 // adopt puts a new identity in the place of the old one; the old copy goes first, it must never come back.

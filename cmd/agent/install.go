@@ -183,6 +183,9 @@ func (in installing) register(cmd *cobra.Command, a *agentOf, keeper service.Sup
 	if err := capturePath(a.inst, setup); err != nil {
 		return err
 	}
+	if err := giveToOwner(a.inst, in.user); err != nil {
+		return fmt.Errorf("give the home to the agent's account: %w", err)
+	}
 	// One home, one keeper: another one from before would start a second agent.
 	if before, err := service.Of(a.inst); err == nil && before != nil && before.Keeper() != service.KeeperNone &&
 		(before.Keeper() != keeper.Keeper() || before.Name() != keeper.Name()) {

@@ -3,10 +3,17 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strconv"
 	"syscall"
+
+	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/service/proc"
 )
 
 // narrowUmask makes every file of ours private and returns the umask that builds get: the one we were started with.
@@ -46,4 +53,67 @@ func mustSudo(home string) bool {
 // isProgram reports whether a file can be run.
 func isProgram(info os.FileInfo) bool {
 	return info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+}
+
+// giveToOwner lets the account that an agent runs as have what root has just made in its home: the owner of the home, or
+// the account that is named, which then owns the home as well. Nothing happens without root.
+//
+// The home can be in the hands of that account already, and it may be no friend: links are not followed, nothing outside of
+// the home is touched, and neither is a file that has a second name, which could be one of /etc.
+func giveToOwner(inst *service.Installation, account string) (err error) {
+	if !isRoot() {
+		return nil
+	}
+	info, err := os.Stat(inst.Home)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	uid, gid := stat.Uid, stat.Gid
+	if account != "" {
+		found, err := proc.LookupAccount(account)
+		if err != nil {
+			return fmt.Errorf("find account %s: %w", account, err)
+		}
+		uid, gid = found.UID, found.GID
+	}
+	if uid == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(inst.Home)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	names := []string{config.PropertiesFile, config.BackupFile, config.CertFile, ".enrolment", ".path", ".debug", "tmp", "workspace", "logs", "runtime"}
+	for _, dir := range []string{"runtime", "logs"} {
+		if entries, err := fs.ReadDir(root.FS(), dir); err == nil {
+			for _, entry := range entries {
+				names = append(names, dir+"/"+entry.Name())
+			}
+		}
+	}
+	if account != "" {
+		names = append(names, ".")
+	}
+	for _, name := range names {
+		info, err := root.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || stat.Uid != 0 || !info.IsDir() && (!info.Mode().IsRegular() || stat.Nlink > 1) {
+			continue
+		}
+		if err := root.Lchown(name, int(uid), int(gid)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 
 	win "golang.org/x/sys/windows"
+
+	"github.com/devops-agent/devops-agent/service"
 )
 
 // narrowUmask has nothing to do: Windows has no umask.
@@ -23,3 +25,6 @@ func mustSudo(string) bool { return false }
 
 // isProgram reports whether a file can be run.
 func isProgram(info os.FileInfo) bool { return info.Mode().IsRegular() }
+
+// giveToOwner has nothing to do: the rights of the home go over to what is made in it.
+func giveToOwner(*service.Installation, string) error { return nil }
