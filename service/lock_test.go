@@ -39,6 +39,9 @@ func play(name string) error {
 		fmt.Println(home)
 		return err
 	}
+	if name == kept {
+		return playKept()
+	}
 	inst, err := Open(os.Args[1])
 	if err != nil {
 		return err
