@@ -59,6 +59,9 @@ type DaemonOptions struct {
 	// Prepare may change how the agent is started: its token, for instance. It is called without any lock. nil for nothing.
 	// On Windows, a command with SysProcAttr.NoInheritHandles gets no pipes and is watched by asking it.
 	Prepare func(ctx context.Context, cmd *exec.Cmd) error
+	// Start starts the command in place of its own method, after which Process is set and Wait works: as another user, for
+	// instance. nil for cmd.Start.
+	Start func(cmd *exec.Cmd) error
 	// Reap takes the end of processes that lost their parent, the agent, off the system's hands (Linux). It is for a process
 	// that has no other children.
 	Reap bool
@@ -248,7 +251,7 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 		}
 	}
 	makeExecutable(path)
-	c, err := launch(cmd, r.Log)
+	c, err := launch(cmd, r.Start, r.Log)
 	if err != nil {
 		if rerr := total.Release(); rerr != nil {
 			return nil, rerr

@@ -36,7 +36,10 @@ type child struct {
 }
 
 // launch starts cmd with a pipe for what it tells its keeper, and one for standard error.
-func launch(cmd *exec.Cmd, log *slog.Logger) (*child, error) {
+func launch(cmd *exec.Cmd, start func(*exec.Cmd) error, log *slog.Logger) (*child, error) {
+	if start == nil {
+		start = (*exec.Cmd).Start
+	}
 	c := &child{cmd: cmd, ended: make(chan error, 1), words: make(chan word), said: &lastWords{}, done: make(chan struct{})}
 	var theirs []*os.File
 	defer func() {
@@ -61,7 +64,7 @@ func launch(cmd *exec.Cmd, log *slog.Logger) (*child, error) {
 		c.piped = true
 	}
 	c.born = time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		c.close()
 		return nil, err
 	}

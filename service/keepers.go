@@ -26,6 +26,8 @@ func NewKeeper(inst *Installation, k Keeper) (Supervisor, error) {
 		s = NewLaunchd(inst, k == KeeperLaunchAgent)
 	case KeeperDaemon:
 		s = NewDirect(inst)
+	case KeeperSCM:
+		s = NewSCM(inst)
 	default:
 		return nil, fmt.Errorf("keeper %q: %w", k, ErrNoKeeper)
 	}

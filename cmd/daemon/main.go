@@ -82,7 +82,7 @@ func console(line commandLine) io.Writer {
 
 // commandLine is what the daemon was called with.
 type commandLine struct {
-	word   string // "", "debug", "service", "version", "fullVersion", "help"
+	word   string // "", "debug", "version", "fullVersion", "help"; Windows, from the registration: "service", "session"
 	home   string // --home
 	stderr bool   // --stderr
 }
@@ -123,7 +123,7 @@ func parse(args []string) (commandLine, error) {
 			line.stderr = true
 		case "--help", "-help", "-h", "help":
 			line.word = "help"
-		case "debug", "version", "fullVersion", "service":
+		case "debug", "version", "fullVersion", "service", "session":
 			if line.word != "" {
 				return line, &usageError{fmt.Sprintf("%q after %q", arg, line.word)}
 			}
