@@ -30,6 +30,7 @@ type standIn struct {
 	pid, last, restarts int
 	kind, exit          int
 	slow                bool
+	deaf                bool // a kill does nothing
 	calls               []string
 	answer              map[string]error // by verb: refuses
 	linger              bool
@@ -97,7 +98,9 @@ func (s *standIn) run(ctx context.Context, name string, args ...string) ([]byte,
 			s.pid, s.kind, s.exit = 0, 1, 0
 		}
 	case "kill":
-		s.end(2, 9)
+		if !s.deaf {
+			s.end(2, 9)
+		}
 	case "reset-failed":
 		s.restarts = 0
 	case "show":
@@ -225,6 +228,25 @@ func TestRealSystemdSupervises(t *testing.T) {
 				}
 			}}
 	})
+}
+
+// TestRestartWaitsForTheNextAgent, and says what it waits for when none comes.
+func TestRestartWaitsForTheNextAgent(t *testing.T) {
+	k, s := keptByStandIn(t, false)
+	mustDo(t, "install", k.Install(t.Context(), Setup{}))
+	mustDo(t, "start", k.Start(t.Context()))
+	before := stateOf(t, keptWorld{Supervisor: k})
+	s.mu.Lock()
+	s.deaf = true
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := k.Restart(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "active (running)") {
+		t.Errorf("%v", err)
+	}
+	if s := stateOf(t, keptWorld{Supervisor: k}); s.PID != before.PID {
+		t.Errorf("%+v", s)
+	}
 }
 
 func TestSystemdNames(t *testing.T) {
