@@ -39,8 +39,11 @@ func play(name string) error {
 		fmt.Println(home)
 		return err
 	}
-	if name == kept {
+	switch name {
+	case kept:
 		return playKept()
+	case "reaper":
+		return playReaper()
 	}
 	inst, err := Open(os.Args[1])
 	if err != nil {
