@@ -35,8 +35,8 @@ func SecurityOf(string) (Security, error) { return Security{}, errors.ErrUnsuppo
 // CheckPrograms is for Windows.
 func CheckPrograms(string, ...string) error { return errors.ErrUnsupported }
 
-// RunsAsSystem is for Windows.
-func RunsAsSystem() bool { return false }
+// Privileged is for Windows.
+func Privileged() bool { return false }
 
 // ConsoleUser is for Windows.
 func ConsoleUser() (*User, error) { return nil, errors.ErrUnsupported }

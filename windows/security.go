@@ -70,6 +70,7 @@ const (
 	sidSystem           = "S-1-5-18"
 	sidAdministrators   = "S-1-5-32-544"
 	sidTrustedInstaller = "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
+	sidWine             = "S-1-5-21-0-0-0-1000" // Wine's only account, SYSTEM too; no machine of Windows has this number
 	sidCreatorOwner     = "S-1-3-0"
 	sidOwnerRights      = "S-1-3-4"
 )
@@ -111,7 +112,7 @@ func (s Security) who(rights uint32, inherited bool, trusted []string) []string 
 	if s.NoDACL {
 		return []string{"Everyone"}
 	}
-	is := map[string]bool{sidSystem: true, sidAdministrators: true, sidTrustedInstaller: true}
+	is := map[string]bool{sidSystem: true, sidAdministrators: true, sidTrustedInstaller: true, sidWine: true}
 	for _, sid := range trusted {
 		is[sid] = true
 	}

@@ -52,7 +52,6 @@ func SecurityOf(path string) (Security, error) {
 // files named, which need not be there, or, by putting another one into its place, a directory above. The error is an
 // ExposedError.
 func CheckPrograms(home string, files ...string) error {
-	me := CurrentSID()
 	for _, path := range append([]string{home}, files...) {
 		s, err := SecurityOf(path)
 		if errors.Is(err, os.ErrNotExist) {
@@ -61,7 +60,7 @@ func CheckPrograms(home string, files ...string) error {
 		if err != nil {
 			return err
 		}
-		if who := s.Strangers(me); len(who) > 0 {
+		if who := s.Strangers(); len(who) > 0 {
 			return &ExposedError{Path: path, Who: who, Home: home}
 		}
 	}
@@ -79,14 +78,12 @@ func CheckPrograms(home string, files ...string) error {
 	}
 }
 
-// CurrentSID is the account of this process, "" when it cannot be asked.
-func CurrentSID() string {
-	user, err := win.GetCurrentProcessToken().GetTokenUser()
+// Privileged reports whether this process has the rights of SYSTEM or of an administrator, and has not laid them down.
+func Privileged() bool {
+	administrators, err := win.CreateWellKnownSid(win.WinBuiltinAdministratorsSid)
 	if err != nil {
-		return ""
+		return false
 	}
-	return user.User.Sid.String()
+	is, err := win.Token(0).IsMember(administrators)
+	return err == nil && is
 }
-
-// RunsAsSystem reports whether this process has the account SYSTEM.
-func RunsAsSystem() bool { return CurrentSID() == sidSystem }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/devops-agent/devops-agent/agent/config"
@@ -117,3 +118,6 @@ func giveToOwner(inst *service.Installation, account string) (err error) {
 	}
 	return nil
 }
+
+// quoted is a word of a command line as a shell takes it.
+func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

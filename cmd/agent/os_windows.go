@@ -3,9 +3,8 @@ package main
 import (
 	"os"
 
-	win "golang.org/x/sys/windows"
-
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/windows"
 )
 
 // narrowUmask has nothing to do: Windows has no umask.
@@ -15,7 +14,7 @@ func narrowUmask() int { return -1 }
 func surviveReaders() {}
 
 // isRoot reports whether this process has the rights of an administrator.
-func isRoot() bool { return win.GetCurrentProcessToken().IsElevated() }
+func isRoot() bool { return windows.Privileged() }
 
 // ownerID does not ask: on Windows, rights and not owners decide.
 func ownerID(string) (string, bool) { return "", false }
@@ -28,3 +27,6 @@ func isProgram(info os.FileInfo) bool { return info.Mode().IsRegular() }
 
 // giveToOwner has nothing to do: the rights of the home go over to what is made in it.
 func giveToOwner(*service.Installation, string) error { return nil }
+
+// quoted is a word of a command line as cmd.exe and PowerShell take it. No path has a quotation mark.
+func quoted(word string) string { return `"` + word + `"` }

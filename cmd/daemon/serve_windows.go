@@ -110,11 +110,11 @@ func (f *frame) Execute(_ []string, requests <-chan svc.ChangeRequest, status ch
 	return f.serve(d, requests, status, now, ended, cancel)
 }
 
-// safe refuses to run as SYSTEM what others could change. A service of the original gets a warning instead: its homes were
+// safe refuses to run what others could change with the rights of SYSTEM, or of an administrator. A service of the original gets a warning instead: its homes were
 // never closed, and an upgrade must not end it. Who can write there cannot choose which of the two it is, because
 // that is in the registry.
 func (f *frame) safe() error {
-	if !windows.RunsAsSystem() {
+	if !windows.Privileged() {
 		return nil
 	}
 	own, err := os.Executable()
