@@ -98,7 +98,7 @@ func tidy(s control.Status) *control.Status {
 }
 
 func statusCommand(where *place) *cobra.Command {
-	var asJSON, watch bool
+	var asJSON, watch, markdown bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "Say whether the agent works, and if not, why and what to do", Args: usage(cobra.NoArgs),
 		Long: "status says in its first line what state the agent is in, and in the second what to do; details follow.\n" +
@@ -114,7 +114,12 @@ func statusCommand(where *place) *cobra.Command {
 				return watchStatus(cmd.Context(), l, cmd.OutOrStdout(), asJSON)
 			}
 			r := reportOf(look(cmd.Context(), l))
-			if err := r.print(cmd.OutOrStdout(), asJSON); err != nil {
+			if markdown {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "```\n%s```\n", r.text(false))
+			} else {
+				err = r.print(cmd.OutOrStdout(), asJSON)
+			}
+			if err != nil {
 				return err
 			}
 			if r.ExitCode != 0 {
@@ -124,6 +129,7 @@ func statusCommand(where *place) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "for programs; the format is that of docs/status.schema.json")
+	cmd.Flags().BoolVar(&markdown, "markdown", false, "as a block of text, for tickets; the original's word")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "look again every two seconds, until Ctrl-C")
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/service/control"
@@ -118,6 +119,9 @@ func (a *agentOf) start(cmd *cobra.Command) error {
 	if held, who := holderOf(a.inst, nil); held && system(a.keeper.Keeper()) && who != nil {
 		return &adviceError{fmt.Sprintf("start: a second copy of the agent runs already: %s", who), "end it first: " + kill(runtime.GOOS, who.PID)}
 	}
+	if err := a.canStart(); err != nil {
+		return err
+	}
 	if err := a.keeper.Start(cmd.Context()); err != nil {
 		return err
 	}
@@ -131,6 +135,22 @@ func (a *agentOf) start(cmd *cobra.Command) error {
 	}
 	say(cmd, "started: %s, pid %d", a.called(), pid)
 	return nil
+}
+
+// canStart says beforehand what would make the agent end at once, again and again.
+func (a *agentOf) canStart() error {
+	cfg, err := config.LoadConfig(a.inst.Config)
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	_, err = config.Peek(a.inst.Home, cfg)
+	switch {
+	case err == nil, isMissing(err) && cfg.Enroll.Gateway != "" && cfg.Enroll.TokenFile != "":
+		return nil
+	case isMissing(err):
+		return &adviceError{"start: " + a.inst.Home + " has no identity, so that an agent could not start", "type: " + a.command("enroll --gateway URL --token-file FILE")}
+	}
+	return fmt.Errorf("start: %w", err)
 }
 
 // awaitPID gives the keeper a moment to have a process, and returns its pid, 0 for none.

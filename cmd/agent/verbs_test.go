@@ -192,9 +192,6 @@ func TestHomeOfVerbs(t *testing.T) {
 	if packaged, perr := os.Stat("/var/lib/devops-agent"); (perr != nil || !packaged.IsDir()) && l.home != filepath.Dir(own) {
 		t.Errorf("nothing: %s, want that of the program", l.home)
 	}
-	if quoted := (located{home: "/a b/it's", given: true, place: place{home: "x"}}).command("start"); !strings.HasSuffix(quoted, ` start --home '/a b/it'\''s'`) {
-		t.Errorf("what is to be typed: %s", quoted)
-	}
 	for _, name := range []string{".agent.properties", ".agent.properties.bak", ".keeper", ".install_type", "runtime"} {
 		dir := t.TempDir()
 		if isHome(dir) {
@@ -204,6 +201,12 @@ func TestHomeOfVerbs(t *testing.T) {
 		if !isHome(dir) {
 			t.Errorf("%s makes no home", name)
 		}
+	}
+	if runtime.GOOS == "windows" {
+		return // there is no such name
+	}
+	if quoted := (located{home: "/a b/it's", given: true, place: place{home: "x"}}).command("start"); !strings.HasSuffix(quoted, ` start --home '/a b/it'\''s'`) {
+		t.Errorf("what is to be typed: %s", quoted)
 	}
 }
 
