@@ -123,8 +123,9 @@ func TestNobodyIsKeptWaiting(t *testing.T) {
 		}
 		silent = append(silent, c)
 	}
-	if err := Call(t.Context(), home, RoleAgent, Request{Op: OpStatus}, nil); err != nil {
-		t.Errorf("beside silent connections: %v", err)
+	begun := time.Now()
+	if err := Call(t.Context(), home, RoleAgent, Request{Op: OpStatus}, nil); err != nil || time.Since(begun) > 3*time.Second {
+		t.Errorf("beside silent connections: %v after %v", err, time.Since(begun))
 	}
 	var crowd sync.WaitGroup
 	for i := range 50 {
