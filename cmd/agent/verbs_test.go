@@ -278,7 +278,7 @@ func TestManualPagesAndCompletions(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0 s", 119 * time.Second: "119 s", 2 * time.Minute: "2 min", 9*time.Hour + 30*time.Second: "9 h 0 min",
+	for d, want := range map[time.Duration]string{0: "0 s", 119 * time.Second: "119 s", 2 * time.Minute: "2 min", 9*time.Hour + 20*time.Second: "9 h 0 min", 9*time.Hour - 20*time.Second: "9 h 0 min",
 		50*time.Hour + time.Minute: "2 d 2 h"} {
 		if got := length(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)

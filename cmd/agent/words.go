@@ -19,9 +19,10 @@ func ago(now, then time.Time) string {
 
 // length says how long: "3 s", "5 min", "9 h 0 min", "3 d 4 h".
 func length(d time.Duration) string {
-	switch d = d.Round(time.Second); {
-	case d < 2*time.Minute:
+	if d = d.Round(time.Second); d < 2*time.Minute {
 		return fmt.Sprintf("%d s", int(d.Seconds()))
+	}
+	switch d = d.Round(time.Minute); {
 	case d < time.Hour:
 		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:
