@@ -67,6 +67,8 @@ type DaemonOptions struct {
 	Reap bool
 	// Started is told about each agent that was started, before anything is expected of it. nil for nothing.
 	Started func(p *os.Process) error
+	// Asked is told that somebody has asked something through the control socket. nil for nothing.
+	Asked func()
 }
 
 // Daemon keeps the agent of one home running, without help of the system (protocol §3.5). Stop, Restart, Reload and Wake

@@ -24,6 +24,9 @@ func (d *Daemon) answer(ctx context.Context, helpers *sync.WaitGroup) {
 
 // do is what can be asked of a daemon.
 func (d *Daemon) do(_ context.Context, q control.Request) (any, error) {
+	if d.Asked != nil {
+		defer d.Asked()
+	}
 	switch q.Op {
 	case control.OpStatus:
 		return d.Status(), nil

@@ -63,13 +63,14 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	started, tell := told()
+	done, tell := signalled()
 	trimming, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	go func() { trim(trimming, started); close(ended) }()
+	go func() { trim(trimming, done); close(ended) }()
 	defer func() { stop(); <-ended }()
 	return serve(ctx, service.DaemonOptions{Installation: inst, GOOS: runtime.GOOS, Version: cli.Version(),
-		Debug: line.word == "debug", Log: log.Logger, Reap: true, Started: tell}, line)
+		Debug: line.word == "debug", Log: log.Logger, Reap: true, Asked: tell,
+		Started: func(*os.Process) error { tell(); return nil }}, line)
 }
 
 // console is a second place for the log, when a person asked for it. A daemon in the background of a terminal would be in the way.

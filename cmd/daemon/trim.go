@@ -2,37 +2,44 @@ package main
 
 import (
 	"context"
-	"os"
+	"runtime/debug"
 	"time"
 )
 
-// settled is how long after a start of the agent there is nothing more to do for it.
-const settled = 3 * time.Second
+// settled is how long after a start of the agent there is nothing more to do for it; collected how long after that the
+// collector has done its work, for which it needs the program's pages.
+const (
+	settled   = 3 * time.Second
+	collected = time.Second
+)
 
-// trim gives memory back each time that an agent has been started and the daemon has gone back to waiting, until ctx ends.
-func trim(ctx context.Context, started <-chan struct{}) {
-	timer := time.NewTimer(settled)
-	defer timer.Stop()
+// trim gives memory back each time that the daemon has done something and has gone back to waiting, until ctx ends.
+func trim(ctx context.Context, done <-chan struct{}) {
+	collect, drop := time.NewTimer(settled), time.NewTimer(settled+collected)
+	defer collect.Stop()
+	defer drop.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-started:
-			timer.Reset(settled)
-		case <-timer.C:
+		case <-done:
+			collect.Reset(settled)
+			drop.Reset(settled + collected)
+		case <-collect.C:
+			debug.FreeOSMemory()
+		case <-drop.C:
 			dropProgramPages()
 		}
 	}
 }
 
-// told returns a func for service.DaemonOptions.Started that says so on a channel.
-func told() (<-chan struct{}, func(*os.Process) error) {
-	started := make(chan struct{}, 1)
-	return started, func(*os.Process) error {
+// signalled returns a channel, and a func that never waits and makes it say that something was done.
+func signalled() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	return c, func() {
 		select {
-		case started <- struct{}{}:
+		case c <- struct{}{}:
 		default:
 		}
-		return nil
 	}
 }
