@@ -119,6 +119,9 @@ func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) 
 		return err
 	}
 	door.to(a.Control)
+	if err := inst.Lived(); err != nil { // for "upgrader start", which slows down what never gets here
+		log.Warn("Start not noted as a good one", "err", err)
+	}
 	// The end of ctx is a wish that the agent grants in its own way (signals.steer).
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var beside sync.WaitGroup
@@ -127,6 +130,11 @@ func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) 
 	go func() { rotated <- log.RotateDaily(life) }()
 	err = a.Run(life)
 	end()
+	if errors.Is(err, service.ErrRemoved) { // for keepers that cannot see exit codes
+		if merr := inst.MarkRemoved(); merr != nil {
+			log.Warn("Removed agent not marked", "err", merr)
+		}
+	}
 	beside.Wait()
 	return errors.Join(err, <-rotated)
 }
