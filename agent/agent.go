@@ -135,6 +135,7 @@ func New(o Options) (*Agent, error) {
 	a.teller.sentence = a.sentence
 	a.teller.answered = a.started.Load
 	a.teller.stopping = a.stopping
+	a.teller.idle = func() bool { return !a.slots.Busy() }
 	a.readMarker()
 	if a.HTTP == nil {
 		a.HTTP = wire.NewHTTPClient

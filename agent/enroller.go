@@ -55,6 +55,7 @@ func NewEnroller(o Options) *Enroller {
 	e.teller.sentence = e.sentence
 	e.teller.answered = func() bool { return false }
 	e.teller.stopping = func() bool { return false }
+	e.teller.idle = e.teller.stopping
 	return e
 }
 

@@ -19,6 +19,7 @@ var ErrHung = errors.New("the agent hangs")
 // How often a keeper is told, and when an agent without a watchdog gives itself up.
 const (
 	tellEvery    = 10 * time.Second
+	tellIdle     = 15 * time.Second // a third of the shortest watchdog
 	tellStopping = 5 * time.Second
 	watchEvery   = 30 * time.Second // where there is nobody to tell
 	hungFor      = 2 * time.Minute
@@ -35,6 +36,7 @@ type teller struct {
 	sentence func(now time.Time) string // one line for people
 	answered func() bool                // the server has answered
 	stopping func() bool                // the agent is about to end
+	idle     func() bool                // nothing happens
 	wake     chan struct{}              // of one element: something changed
 
 	ready atomic.Bool // the keeper was told that the agent works
@@ -77,6 +79,8 @@ func (t *teller) run(ctx context.Context) error {
 			pause = max(readyGrace-now.Sub(begun), 0)
 		case t.stopping():
 			pause = tellStopping
+		case t.idle():
+			pause = tellIdle
 		default:
 			pause = tellEvery
 		}
@@ -91,13 +95,10 @@ func (t *teller) tell(now time.Time, hangs, grace bool) {
 		t.ready.Store(true)
 		return
 	}
-	errs := []error{t.notify.Status(t.sentence(now))}
+	errs := []error{t.notify.Tell(t.sentence(now), !hangs)}
 	if !t.ready.Load() && (grace || t.answered()) {
 		errs = append(errs, t.notify.Ready())
 		t.ready.Store(true)
-	}
-	if !hangs {
-		errs = append(errs, t.notify.Alive())
 	}
 	if t.stopping() {
 		if !t.ended {
