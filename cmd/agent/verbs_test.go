@@ -201,6 +201,9 @@ func TestHomeOfVerbs(t *testing.T) {
 		if !isHome(dir) {
 			t.Errorf("%s makes no home", name)
 		}
+		if usual(dir, here) != dir || usual(there, here) != here || usual(there, filepath.Join(here, "none")) != there {
+			t.Error("the order is program's home, package's home, program")
+		}
 	}
 	if runtime.GOOS == "windows" {
 		return // there is no such name

@@ -55,11 +55,7 @@ func (p place) locate() (located, error) {
 		if err != nil {
 			return l, err
 		}
-		l.home, l.given = own, false
-		packaged := service.Packaged(runtime.GOOS).Home
-		if info, err := os.Stat(packaged); !isHome(own) && err == nil && info.IsDir() {
-			l.home = packaged
-		}
+		l.home, l.given = usual(own, service.Packaged(runtime.GOOS).Home), false
 	}
 	abs, err := filepath.Abs(l.home)
 	if err != nil {
@@ -67,6 +63,15 @@ func (p place) locate() (located, error) {
 	}
 	l.home = abs
 	return l, nil
+}
+
+// usual is the home when none was named: that of the program when an agent lives there, that of the package when there is
+// one, else that of the program.
+func usual(own, packaged string) string {
+	if info, err := os.Stat(packaged); !isHome(own) && err == nil && info.IsDir() {
+		return packaged
+	}
+	return own
 }
 
 // open opens the home of a verb, which must exist.
