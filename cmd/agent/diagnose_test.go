@@ -104,7 +104,7 @@ func cases() map[string]diagnosed {
 		"starting": {healthy(), func(f *facts) { f.agent.Phase, f.agent.Server.LastContact = control.Starting, nil }, StateStarting, 0,
 			"starting: waiting for the first answer of http://ci.example.com", "wait", nil},
 		"starting, not to be asked yet":                 {silent(nobody), func(f *facts) { f.holder.Since = before(2 * time.Second) }, StateStarting, 0, "starting: pid 7", "wait", nil},
-		"starting, it says so itself": {silent(fmt.Errorf("ask the agent: %w", &control.RemoteError{})), nil, StateStarting, 0, "starting: pid 7", "wait", nil},
+		"starting, it says so itself":                   {silent(fmt.Errorf("ask the agent: %w", &control.RemoteError{})), nil, StateStarting, 0, "starting: pid 7", "wait", nil},
 		"starting, nothing but a process of the keeper": {stopped(), func(f *facts) { f.kept.Running, f.kept.PID = true, 9 }, StateStarting, 0, "starting: systemd (devops-agent.service)", "wait", nil},
 		"no contact, and no reason": {healthy(), func(f *facts) { f.agent.Server.LastContact = before(9 * time.Minute) }, StateUnreachable, 1,
 			"NOT working: last contact 9 min ago", "devopsAgent.log", nil},
