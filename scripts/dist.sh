@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${VERSION:?is set by make dist}" "${LDFLAGS:?is set by make dist}"
-out=$PWD/${DIST_DIR:-dist}
+out=${DIST_DIR:-$PWD/dist} # absolute
 epoch=${SOURCE_DATE_EPOCH:-$(git show -s --format=%ct HEAD 2>/dev/null || echo 0)}
 umask 022
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
@@ -67,13 +67,14 @@ for platform; do
 	for p in devopsAgent:agent devopsDaemon:daemon devopsWorker:worker upgrader:upgrader installer:installer; do
 		program "${p#*:}" "$dir/${p%:*}$exe" "$goos" "$arch"
 	done
-	ln "$dir/upgrader$exe" "$dir/tmp/upgrader$exe" # where original agents look for it; in a tar it costs nothing
+	# Where original agents look for them. Not a link: one that fetches a new tmp/upgrader writes over what is there.
+	cp "$dir/upgrader$exe" "$dir/tmp/upgrader$exe"
 	ln "$dir/installer$exe" "$dir/tmp/installer$exe"
 	cp scripts/"$system"/* "$dir/"
 	find "$dir" -type d -exec chmod 755 {} +
 	find "$dir" -type f -exec chmod 644 {} +
 	find "$dir" -maxdepth 1 -name '*.sh' -exec chmod 755 {} +
-	chmod 755 "$dir"/devops*"$exe" "$dir"/upgrader"$exe" "$dir"/installer"$exe"
+	chmod 755 "$dir"/devops*"$exe" "$dir"/{,tmp/}{upgrader,installer}"$exe"
 	find "$dir" -exec touch -h -d "@$epoch" {} +
 	if [ "$system" = windows ]; then
 		need zip zip
