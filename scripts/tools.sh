@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector, a JDK for the test
-# worker, a second reader of property lists, a judge of shell scripts, and zip for "make dist". Anywhere else it says what is missing; the tests then say what they leave out.
+# worker, a second reader of property lists, a judge of shell scripts, and zip for "make dist". Anywhere else it says
+# what is missing; the tests then say what they leave out.
 set -eu
 missing=
 command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
