@@ -240,12 +240,17 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 		}
 	}
 	total, err := r.takeTotal(ctx)
-	if err != nil {
+	if errors.Is(err, errStopped) {
 		return nil, err
+	} else if err != nil { // a lock that is somebody else's, for instance: it may be given back
+		return nil, &launchError{err}
 	}
 	free, err := r.Installation.free(RoleAgent)
 	if err != nil || !free {
-		return nil, errors.Join(err, total.Release())
+		if err = errors.Join(err, total.Release()); err != nil {
+			return nil, &launchError{err}
+		}
+		return nil, nil
 	}
 	if r.Before != nil {
 		if err := r.Before(ctx); err != nil {

@@ -346,14 +346,14 @@ func (w *minding) obey(o order) {
 	case orderStop, orderStopNow:
 		w.stopping++
 		w.lastWord = time.Now()
-		if o == orderStopNow {
-			w.stopping++
+		if w.why == endRestart { // it has more time than that
+			w.why, w.killAt = "", time.Time{}
 		}
-		w.Log.Info("Agent is told to stop", "pid", w.pid, "at_once", w.stopping > 1)
-		if !terminate(w.cmd.Process) {
-			w.ask(control.Request{Op: control.OpStop, Now: w.stopping > 1})
-		} else if o == orderStopNow && w.stopping == 2 {
-			_ = terminate(w.cmd.Process) // the second one is what means "now"
+		now := w.stopping > 1 || o == orderStopNow
+		w.Log.Info("Agent is told to stop", "pid", w.pid, "at_once", now)
+		// A second SIGTERM means at once, but two that come together arrive as one.
+		if !terminate(w.cmd.Process) || o == orderStopNow {
+			w.ask(control.Request{Op: control.OpStop, Now: now})
 		}
 	case orderRestart:
 		if w.stopping > 0 || w.why != "" {
@@ -396,7 +396,7 @@ func (w *minding) take(a answer) {
 	}
 	switch a.op {
 	case control.OpStop:
-		if w.killAt.IsZero() {
+		if !terminate(w.cmd.Process) {
 			w.Log.Warn("Agent cannot be told to stop, so it is killed", "pid", w.pid, "err", a.err)
 			_ = w.cmd.Process.Kill()
 		}

@@ -100,6 +100,7 @@ func (a *keptAgent) run() error {
 		}
 	}
 	a.tell("start %d", os.Getpid())
+	a.tell("args %s", strings.Join(os.Args[1:], " "))
 	if a.does("removed") {
 		os.Exit(ExitStayDown)
 	}
@@ -175,6 +176,7 @@ func (a *keptAgent) answer(ctx context.Context, q control.Request) (any, error) 
 	case a.does("silent"):
 		<-ctx.Done()
 		select {} // holds the connection
+	case q.Op == control.OpRestart && a.does("stubborn"):
 	case q.Op == control.OpRestart, q.Op == control.OpStop:
 		a.tell("stop")
 		time.AfterFunc(10*time.Millisecond, func() { os.Exit(0) })
@@ -723,6 +725,63 @@ func TestDaemonPreparesItsAgent(t *testing.T) {
 	if got := noted(); !slices.Equal(got, []string{"prepare", "prepare", "before", "started"}) {
 		t.Errorf("%v", got)
 	}
+}
+
+func TestDaemonPassesDebugOn(t *testing.T) {
+	h := newKeptHome(t, "")
+	h.keep(func(d *Daemon) { d.Debug = true })
+	h.awaitStarts(1)
+	until(t, func() bool { return len(h.lives("args")) == 1 })
+	if got := h.lives("args"); !slices.Equal(got, []string{"debug"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestDaemonStopsAtOnce: an agent that would drain for an hour is told twice, by signal and by socket.
+func TestDaemonStopsAtOnce(t *testing.T) {
+	h := newKeptHome(t, "control slow")
+	h.keep(nil)
+	h.awaitStarts(1)
+	until(t, func() bool { return h.daemon.Status().Ready })
+	h.daemon.Stop(true)
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+	if asked := h.lives("asked"); !slices.Equal(asked, []string{"stop"}) {
+		t.Errorf("the agent was asked %v", asked)
+	}
+}
+
+// TestStopOutlivesARestart: the short time that an agent has to make room for the next is not that of a drain.
+func TestStopOutlivesARestart(t *testing.T) {
+	h := newKeptHome(t, "control slow stubborn")
+	h.keep(func(d *Daemon) { d.patience.restart = 300 * time.Millisecond })
+	pid := h.awaitStarts(1)
+	until(t, func() bool { return h.daemon.Status().Ready })
+	h.daemon.Restart()
+	h.daemon.Stop(false)
+	select {
+	case <-h.ended:
+		t.Fatal("the daemon did not wait for the drain")
+	case <-time.After(time.Second):
+	}
+	if gone(pid) {
+		t.Error("the agent was killed")
+	}
+}
+
+// TestLockOfSomebodyElse: the daemon goes on trying.
+func TestLockOfSomebodyElse(t *testing.T) {
+	h := newKeptHome(t, "")
+	if err := os.MkdirAll(h.Path("runtime", "agent.lock"), 0o700); err != nil { // root is not refused anything less
+		t.Fatal(err)
+	}
+	h.keep(nil)
+	until(t, func() bool { return strings.Contains(h.log.String(), "Agent cannot be started") })
+	if err := os.Remove(h.Path("runtime", "agent.lock")); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitStarts(1)
 }
 
 func TestSecondDaemonGoesAway(t *testing.T) {

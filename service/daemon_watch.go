@@ -23,7 +23,9 @@ func (r *keeping) watch(ctx context.Context) error {
 	w.busy.Wait()
 	r.note(func(s *control.DaemonStatus) { s.Child, s.Adopted, s.Ready, s.Sentence = 0, false, false, "" })
 	if err == nil {
-		r.Log.Info("Agent ended that somebody else had started", "pid", w.pid())
+		r.Log.Info("Agent ended that somebody else had started")
+	} else if !errors.Is(err, errStopped) {
+		return r.pause(ctx, r.pace.fault(time.Now(), false), "Agent cannot be watched", err.Error(), 0)
 	}
 	return err
 }
@@ -161,6 +163,7 @@ func (w *watching) obey(o order) error {
 		if o == orderStopNow {
 			w.stopping++
 		}
+		w.killAt = time.Time{} // of a restart: now it has more time than that
 		w.Log.Info("Agent is told to stop", "pid", w.pid(), "at_once", w.stopping > 1)
 		w.ask(control.Request{Op: control.OpStop, Now: w.stopping > 1})
 	case orderRestart:

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -564,6 +565,114 @@ func TestDaemonOfAPlainUser(t *testing.T) {
 		}
 		if len(w.agents()) != 0 || !lockable(w.home.Path("runtime", "daemon.lock")) || w.home.Has(".keeper") || w.home.Has(".install_type") {
 			t.Errorf("after uninstall: agents %v", w.agents())
+		}
+	})
+}
+
+// TestUpgraderStart: what keepers run in the agent's place becomes the agent, slows down one that comes to nothing, and says
+// so meanwhile.
+func TestUpgraderStart(t *testing.T) {
+	w := daemonWorld(t)
+	w.run(t, func() {
+		const script = "#!/bin/sh\necho \"$$ $PWD $NOTIFY_SOCKET $*\" >>\"$LAB_DIR/lives\"\nexit 3\n"
+		program := func(path, text string) {
+			w.Helper()
+			err := os.MkdirAll(filepath.Dir(path), 0o755) //nolint:gosec // an install tree
+			if err == nil {
+				err = os.WriteFile(path+".new", []byte(text), 0o755) //nolint:gosec // a program
+			}
+			if err == nil {
+				err = os.Rename(path+".new", path)
+			}
+			if err != nil {
+				w.Fatalf("write %s: %v", path, err)
+			}
+		}
+		address := w.home.LabPath("notify")
+		keeper, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+		if err != nil {
+			w.Fatalf("%v", err)
+		}
+		defer func() { _ = keeper.Close() }()
+		start := func(args ...string) *lab.Agent {
+			return w.home.StartProgram(w.programs.Upgrader, "/", append([]string{"start", "--home", w.home.Dir}, args...), "NOTIFY_SOCKET="+address)
+		}
+		lives := func() []string {
+			text, _ := os.ReadFile(w.home.LabPath("lives"))
+			return strings.Split(strings.TrimSpace(string(text)), "\n")
+		}
+		program(w.home.Path("devopsAgent"), script)
+		for i := range 6 {
+			a := start("--", "debug", "two words")
+			if code, err := a.Wait(5 * time.Second); err != nil || code != 3 {
+				w.Fatalf("start %d: code %d, %v; %s", i, code, err, a.Output())
+			}
+			want := fmt.Sprintf("%d %s %s debug two words", a.Pid(), w.home.Dir, address)
+			if got := lives(); len(got) != i+1 || got[i] != want {
+				t.Errorf("start %d: %q, want %q", i, got[len(got)-1], want)
+			}
+		}
+		var waited time.Duration
+		for range 4 { // 0.2, 0.4, 0.8, 1.6 s
+			at := time.Now()
+			if code, err := start().Wait(10 * time.Second); err != nil || code != 3 {
+				w.Fatalf("code %d, %v", code, err)
+			}
+			waited = time.Since(at)
+		}
+		if waited < 1600*time.Millisecond || waited > 5*time.Second {
+			t.Errorf("the tenth start was held back for %v", waited)
+		}
+		var said strings.Builder
+		_ = keeper.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		for buf := make([]byte, 4096); ; {
+			n, err := keeper.Read(buf)
+			if err != nil {
+				break
+			}
+			fmt.Fprintf(&said, "%s\n", buf[:n])
+		}
+		if !strings.Contains(said.String(), "STATUS=the agent ended 9 times in a row") || !strings.Contains(said.String(), "EXTEND_TIMEOUT_USEC=6") {
+			t.Errorf("the keeper heard %q", said.String())
+		}
+
+		a := start() // 3.2 s
+		if code, err := a.Wait(300 * time.Millisecond); err == nil {
+			t.Errorf("not held back: code %d", code)
+		}
+		at := time.Now()
+		_ = a.Term()
+		if code, err := a.Wait(5 * time.Second); err != nil || code != 0 || time.Since(at) > time.Second {
+			t.Errorf("SIGTERM: code %d, %v, after %v", code, err, time.Since(at))
+		}
+		a = start() // 6.4 s
+		before := len(lives())
+		if code, err := a.Wait(300 * time.Millisecond); err == nil {
+			t.Errorf("not held back: code %d", code)
+		}
+		program(w.home.Path("devopsAgent"), script+"# another one\n")
+		if code, err := a.Wait(4 * time.Second); err != nil || code != 3 || len(lives()) != before+1 {
+			t.Errorf("a new program: code %d, %v", code, err)
+		}
+		if code, err := start().Wait(time.Second); err != nil || code != 3 {
+			t.Errorf("the new program is held back for the old one: code %d, %v", code, err)
+		}
+
+		// No record can be kept, and home has no program: the package's runs.
+		err = errors.Join(os.Remove(w.home.Path("devopsAgent")), os.RemoveAll(w.home.Path("runtime")), os.WriteFile(w.home.Path("runtime"), nil, 0o600))
+		if err != nil {
+			t.Error(err)
+		}
+		vendor := w.home.LabPath("vendor")
+		program(filepath.Join(vendor, "devopsAgent"), script)
+		a = start("--vendor", vendor)
+		code, err := a.Wait(5 * time.Second)
+		got := lives()
+		if err != nil || code != 3 || !strings.HasSuffix(got[len(got)-1], " --home "+w.home.Dir) {
+			t.Errorf("the package's: code %d, %v, %q", code, err, got[len(got)-1])
+		}
+		if code, err := start().Wait(5 * time.Second); err != nil || code != 1 {
+			t.Errorf("no agent at all: code %d, %v", code, err)
 		}
 	})
 }

@@ -91,7 +91,7 @@ func rest(ctx context.Context, path string, wait time.Duration, fruitless int) b
 	defer tick.Stop()
 	for left := wait; left > 0; left = time.Until(end) {
 		said(keeper.Status(fmt.Sprintf("the agent ended %d times in a row without coming to life; next start in %v",
-			fruitless, left.Round(time.Second))))
+			fruitless, (left + time.Second - 1).Truncate(time.Second))))
 		timer := time.NewTimer(left)
 		select {
 		case <-ctx.Done():
