@@ -215,7 +215,7 @@ func (h *holding) pause(err error, parts *wire.Parts, begun time.Time, got bool)
 	}
 	switch {
 	case !parts.Waited && gotBuild:
-		return max(0, leastSpacing-time.Since(begun)) // more may be queued
+		return leastSpacing // more may be queued; from here, because nobody knows how late the question arrived
 	case !parts.Waited:
 		return normal
 	case gotBuild:
