@@ -20,11 +20,12 @@ import (
 )
 
 // removedFile in home says that the agent ended with ExitStayDown. launchd cannot be told about exit codes: its job is
-// started again as long as this file is not there (docs/decisions/0011-launchd.md).
+// started again as long as this file is not there (docs/decisions/0011-launchd.md). The Windows service and devopsDaemon keep
+// it for what comes after a restart of the machine.
 const removedFile = ".removed"
 
-// MarkRemoved notes that the agent ends with ExitStayDown, for keepers that cannot see it: launchd, and "upgrader start" after a
-// restart of the machine. It comes before the end.
+// MarkRemoved notes that the agent ends with ExitStayDown, for keepers that cannot see it or would forget it. It comes before the
+// end.
 func (i *Installation) MarkRemoved() error {
 	f, err := os.OpenFile(i.Path(removedFile), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
