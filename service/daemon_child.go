@@ -118,13 +118,19 @@ func (r *keeping) mind(ctx context.Context, c *child) error {
 	w.busy.Wait()
 	w.release()
 	how, outside := describe(exit, c.cmd.ProcessState)
-	if w.why == "" && !outside && exit != nil {
+	if w.why == "" && exit != nil && !(outside && signalsTell) {
 		c.said.drain(&c.readers)
+		outside = outside && c.said.text() == "" // else it has said why it ended
 	}
 	c.close()
 	r.reap.reap(0)
-	r.note(func(s *control.DaemonStatus) { s.Child, s.Ready, s.Sentence, s.LastExit = 0, false, "", how })
 	code := c.cmd.ProcessState.ExitCode() // -1 also when there is no state
+	if code == ExitStayDown {
+		if err := r.Installation.MarkRemoved(); err != nil {
+			r.Log.Warn("Removed agent not marked", "err", err)
+		}
+	}
+	r.note(func(s *control.DaemonStatus) { s.Child, s.Ready, s.Sentence, s.LastExit = 0, false, "", how })
 	if code == ExitStayDown {
 		r.Log.Info("Agent was removed, so the daemon ends, too", "pid", c.pid)
 		return ErrRemoved

@@ -52,6 +52,9 @@ func signalProcess(pid int, sig processSignal) error {
 	return errors.Join(unix.Kill(pid, unix.SIGTERM), unix.Kill(pid, unix.SIGCONT))
 }
 
+// signalsTell: how a process ended says whether somebody else ended it.
+const signalsTell = true
+
 // killedFromOutside: by one of the signals that people, scripts and a kernel short of memory use.
 func killedFromOutside(state *os.ProcessState) bool {
 	status, ok := state.Sys().(syscall.WaitStatus)

@@ -51,7 +51,10 @@ func signalProcess(pid int, sig processSignal) (err error) {
 	return win.TerminateProcess(p, 1)
 }
 
-// killedFromOutside is not told: TerminateProcess leaves an ordinary exit code.
-func killedFromOutside(*os.ProcessState) bool { return false }
+// signalsTell: TerminateProcess leaves an ordinary exit code, so that only an agent's silence about its end tells.
+const signalsTell = false
+
+// killedFromOutside: with the exit code that the Task Manager and taskkill leave.
+func killedFromOutside(state *os.ProcessState) bool { return state.ExitCode() == 1 }
 
 func inodeOf(os.FileInfo) uint64 { return 0 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/systemd"
+	"github.com/devops-agent/devops-agent/windows"
 )
 
 // NewKeeper is one certain keeper of an installation. What it registers is recorded in home, so that Of finds it again. An
@@ -99,6 +100,11 @@ func Of(inst *Installation) (Supervisor, error) {
 	if word, err := os.ReadFile(inst.Path(".install_type")); err == nil {
 		if k, ok := keeperOfWord(runtime.GOOS, strings.TrimSpace(string(word))); ok {
 			return NewKeeper(inst, k)
+		}
+	}
+	if runtime.GOOS == "windows" { // the original's older scripts leave nothing in home
+		if there, err := (windows.Manager{}).Query(NewSCM(inst).Name()); err == nil && there.Installed {
+			return NewKeeper(inst, KeeperSCM)
 		}
 	}
 	if free, err := inst.free(RoleDaemon); err == nil && !free {

@@ -30,7 +30,7 @@ func serve(ctx context.Context, o service.DaemonOptions, line commandLine) error
 	}
 	name := service.NewSCM(o.Installation).Name()
 	f := &frame{options: o, name: name, ours: told, session: line.word == "session" || !told && service.InSession(o.Installation),
-		started: o.Started, events: quietEvents{}}
+		started: o.Started, events: quietEvents{}, user: windows.ConsoleUser}
 	if log, err := windows.OpenEvents(name); err == nil {
 		defer func() { _ = log.Close() }()
 		f.events = log
@@ -70,6 +70,7 @@ type frame struct {
 	started func(*os.Process) error
 	events  eventLog
 	job     *job
+	user    func() (*windows.User, error) // who is logged on at the console
 	err     error
 }
 
@@ -254,7 +255,7 @@ func (f *frame) over(d *service.Daemon, err error) (bool, uint32) {
 
 // inSession starts the agent as the user who is logged on at the console, to whom home is opened, and as nobody else.
 func (f *frame) inSession(cmd *exec.Cmd) (err error) {
-	user, err := windows.ConsoleUser()
+	user, err := f.user()
 	if err != nil {
 		return err
 	}
@@ -274,7 +275,7 @@ func (f *frame) prepare(_ context.Context, cmd *exec.Cmd) error {
 		return nil
 	}
 	cmd.SysProcAttr.NoInheritHandles = true // it is in another session
-	user, err := windows.ConsoleUser()
+	user, err := f.user()
 	if errors.Is(err, windows.ErrNobodyHere) {
 		if !f.waiting {
 			f.waiting = true
