@@ -170,11 +170,6 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		case errors.Is(err, errStopped):
 			d.Log.Info("Daemon ends")
 			return nil
-		case errors.Is(err, ErrRemoved):
-			if merr := d.Installation.MarkRemoved(); merr != nil {
-				d.Log.Warn("Removed agent not marked", "err", merr)
-			}
-			return err
 		default:
 			return err
 		}

@@ -183,6 +183,7 @@ type minding struct {
 
 	heard    bool // it has talked: the watchdog looks
 	ready    bool
+	reload   bool // as soon as it hears that
 	lastWord time.Time
 	sentence string
 	stopping int       // times it was told to
@@ -345,6 +346,9 @@ func (w *minding) hear(said word) {
 	}
 	ready, sentence := w.ready, w.sentence
 	w.note(func(s *control.DaemonStatus) { s.Ready, s.Sentence = ready, sentence })
+	if w.reload && w.ready {
+		w.tellReload()
+	}
 }
 
 func (w *minding) obey(o order) {
@@ -368,10 +372,19 @@ func (w *minding) obey(o order) {
 		w.why, w.killAt = endRestart, time.Now().Add(w.patience.restart)
 		w.ask(control.Request{Op: control.OpRestart})
 	case orderReload:
-		if !w.heard || !hangUp(w.cmd.Process) { // an original ends of it
-			w.ask(control.Request{Op: control.OpReload})
+		if w.piped && !w.heard { // too young to hear it, or an original, which ends of SIGHUP
+			w.reload = true
+			return
 		}
+		w.tellReload()
 	case orderWake:
+	}
+}
+
+func (w *minding) tellReload() {
+	w.reload = false
+	if !w.heard || !hangUp(w.cmd.Process) {
+		w.ask(control.Request{Op: control.OpReload})
 	}
 }
 

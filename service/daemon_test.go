@@ -244,9 +244,14 @@ func newKeptHome(t *testing.T, behave string) *keptHome {
 	t.Cleanup(func() {
 		for _, line := range h.lives("start") { // what a test left behind
 			pid, _ := strconv.Atoi(line)
-			if path, err := executableOf(pid); err == nil && strings.HasPrefix(path, h.Home) {
+			until(t, func() bool {
+				path, err := executableOf(pid)
+				if err != nil || !strings.HasPrefix(path, h.Home) {
+					return true
+				}
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
+				return false
+			})
 		}
 		if t.Failed() {
 			t.Logf("the daemon's log:\n%s", h.log)
@@ -801,8 +806,8 @@ func TestDirectPassesTheSuite(t *testing.T) {
 		placeSelf(t, h.Path("devopsDaemon"))
 		d := &direct{inst: h.Installation, goos: runtime.GOOS, vendor: t.TempDir(), crontab: memoryCrontab(), umask: "022"}
 		t.Cleanup(func() {
-			if holder, ok := h.Holder(RoleDaemon); ok {
-				_ = holder.Kill()
+			_ = control.Call(context.Background(), h.Home, control.RoleDaemon, control.Request{Op: control.OpStop, Now: true}, nil)
+			if exists(h.Path("runtime")) {
 				until(t, func() bool { free, _ := h.free(RoleDaemon); return free })
 			}
 		})
@@ -819,7 +824,10 @@ func TestDirectPassesTheSuite(t *testing.T) {
 					return err == nil && now.PID != s.PID
 				})
 			},
-			slow: func() { _ = os.WriteFile(h.Path("slow"), nil, 0o600) },
+			slow: func() {
+				until(t, func() bool { return h.Status(d).Ready }) // it hears the signal
+				_ = os.WriteFile(h.Path("slow"), nil, 0o600)
+			},
 		}
 	})
 }

@@ -110,6 +110,7 @@ func (e *notKeptError) Hint() string { return "\"devopsAgent install direct\" do
 
 const (
 	daemonStartLimit = 15 * time.Second // for the daemon to take its role
+	settleLimit      = 2 * time.Second  // for a daemon to say what it has an agent for
 	endPoll          = 20 * time.Millisecond
 )
 
@@ -118,8 +119,8 @@ func (d *direct) Start(ctx context.Context) error {
 	if err := d.ready(); err != nil {
 		return err
 	}
-	if free, err := d.inst.free(RoleDaemon); err == nil && !free {
-		return nil
+	if runs, err := d.runs(ctx); runs || err != nil {
+		return err
 	}
 	if _, err := readKeeper(d.inst); err != nil {
 		return &notKeptError{d.inst.Home}
@@ -162,6 +163,30 @@ func (d *direct) Start(ctx context.Context) error {
 		exit.words = lastLine(words.String())
 	}
 	return err
+}
+
+// runs reports whether there is a daemon that is here to stay: one whose agent has just been removed is about to end.
+func (d *direct) runs(ctx context.Context) (bool, error) {
+	if !exists(d.inst.Path("runtime")) {
+		return false, nil
+	}
+	tick := time.NewTicker(endPoll)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleLimit); ; {
+		if free, err := d.inst.free(RoleDaemon); err != nil || free {
+			return false, err
+		}
+		var s control.DaemonStatus
+		err := control.Call(ctx, d.inst.Home, string(RoleDaemon), control.Request{Op: control.OpStatus}, &s)
+		if err == nil && (s.Child != 0 || s.Adopted || s.NextStart != nil) || time.Now().After(deadline) {
+			return true, nil // by then it is one of the original, or waits for an upgrader
+		}
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("look for devopsDaemon: %w", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
 }
 
 // daemonEndError: the daemon ended at once.
@@ -325,6 +350,9 @@ func (d *direct) State(ctx context.Context) (State, error) {
 			s.Since = daemon.Since
 		}
 		s.Detail = describeDaemon(daemon)
+		if !s.Running && d.inst.Removed() { // about to end, too
+			s.stayDown()
+		}
 		return s, nil
 	case !errors.Is(err, control.ErrNobody):
 		return s, err
@@ -333,13 +361,17 @@ func (d *direct) State(ctx context.Context) (State, error) {
 		s.Detail = fmt.Sprintf("devopsDaemon, process %d, says nothing about itself", holder.PID)
 		if agent, ok := d.inst.Holder(RoleAgent); ok {
 			s.PID, s.Running = agent.PID, true
+			return s, nil
 		}
-		return s, nil
 	}
 	if d.inst.Removed() {
-		s.StayDown, s.ExitCode, s.Detail = true, ExitStayDown, "stays down: the agent was removed"
+		s.stayDown()
 	}
 	return s, nil
+}
+
+func (s *State) stayDown() {
+	s.StayDown, s.ExitCode, s.Detail = true, ExitStayDown, "stays down: the agent was removed"
 }
 
 func describeDaemon(s control.DaemonStatus) string {
