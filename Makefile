@@ -1,6 +1,7 @@
 # make            the programs for this machine, in bin/
 # make demo       a build from a controller through the agent into a worker and back (KEEP=1 leaves it running)
 # make test       everything that can be tested here
+# make lab        supervision on machines of its own: real systemd in containers, Windows by Wine; root on Debian (docs/lab.md)
 # make dist       portable archives of all platforms, in dist/ (DIST="linux/amd64 ..." for some)
 # VERSION=v1.2.3  on the command line sets the version that the programs print; else it comes from git
 
@@ -28,7 +29,7 @@ define build
 done
 endef
 
-.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools
+.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX))
 
@@ -66,6 +67,7 @@ tools:
 
 vet:
 	@for os in linux darwin windows; do echo "vet $$os"; CGO_ENABLED=0 GOOS=$$os go vet ./... || exit 1; done
+	@echo "vet the lab's tests"; CGO_ENABLED=0 GOOS=linux go vet -tags lab ./cmd/e2e
 
 lint:
 	@echo "lint"; test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt on these"; exit 1; }
@@ -95,3 +97,12 @@ fuzz:
 
 bench: build
 	bash scripts/bench.sh
+
+# real systemd as PID 1 of containers, and Windows by Wine (docs/lab.md); LAB=NAME runs only tests with such a name
+lab: lab-systemd lab-wine
+
+lab-systemd:
+	@bash lab/run systemd '$(LAB)'
+
+lab-wine:
+	@bash lab/run wine '$(LAB)'

@@ -57,6 +57,12 @@ func boxed(t *testing.T, o lab.BoxOptions) *machine {
 	return m
 }
 
+// worker puts the native worker into a home, where an agent looks for it.
+func (m *machine) worker(home string) {
+	m.Helper()
+	m.box.Shell(fmt.Sprintf("install -o %[1]s -g %[1]s -m 755 /usr/lib/devops-agent/devopsWorker %[2]s/", m.account, home))
+}
+
 // tell logs what a human would look at first.
 func (m *machine) tell() {
 	if m.unit != "" {
@@ -88,6 +94,7 @@ func packaged(t *testing.T, name, toml string) *machine {
 	}
 	m.box.Write(l.Config, toml, 0o644)
 	m.box.Shell("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload")
+	m.worker(m.home)
 	return m
 }
 
@@ -175,6 +182,14 @@ func (m *machine) agent() int {
 	return pids[0]
 }
 
+// kill is kill -9; it returns when that was, once the process is gone.
+func (m *machine) kill(pid int) time.Time {
+	m.Helper()
+	at := m.box.Signal(pid, syscall.SIGKILL)
+	m.await(bootLimit, "the process is gone", func() bool { return !lab.Running(pid) })
+	return at
+}
+
 // begin submits a build of a script and waits until it runs.
 func (m *machine) begin(script string) string {
 	m.Helper()
@@ -236,7 +251,7 @@ func (m *machine) kills(n int, ready func() bool, median, worst time.Duration) {
 		m.await(bootLimit, "the agent is ready", ready)
 		<-time.After(rand.N(200 * time.Millisecond))
 		pid, mark := m.agent(), m.rec.Mark()
-		at := m.box.Signal(pid, syscall.SIGKILL)
+		at := m.kill(pid)
 		q, ok := m.rec.Wait(bootLimit, mark, func(q lab.Request) bool { return q.At.After(at) })
 		if !ok {
 			m.Fatalf("no request within %v of kill %d", bootLimit, len(times)+1)
@@ -362,7 +377,7 @@ func TestSystemdBuildSurvivesKillsOfItsAgent(t *testing.T) {
 	worker := m.box.Processes("devopsWorker")
 	for range 3 {
 		mark := m.rec.Mark()
-		m.box.Signal(m.agent(), syscall.SIGKILL)
+		m.kill(m.agent())
 		m.polled(mark, bootLimit)
 		m.await(bootLimit, "the unit is active", m.active)
 	}
@@ -414,7 +429,7 @@ func TestSystemdCrashLoop(t *testing.T) {
 	m.polled(0, bootLimit)
 	begun := time.Now()
 	for range 100 { // as fast as it comes back, ready or not
-		m.box.Signal(m.agent(), syscall.SIGKILL)
+		m.kill(m.agent())
 	}
 	mark := m.rec.Mark()
 	took := m.polled(mark, 60*time.Second).Sub(begun)
@@ -423,7 +438,7 @@ func TestSystemdCrashLoop(t *testing.T) {
 
 	program := service.Packaged("linux").Vendor + "/devopsAgent"
 	m.box.Copy(m.box.Path("/bin/false"), program)
-	m.box.Signal(m.agent(), syscall.SIGKILL)
+	m.kill(m.agent())
 	keeper := m.box.Init()
 	before, err := lab.CPUTime(keeper)
 	if err != nil {
@@ -616,7 +631,7 @@ func TestSystemdStopWaitsForABuild(t *testing.T) {
 
 func TestSystemdStopEndsABuildThatTakesTooLong(t *testing.T) {
 	t.Parallel()
-	m := packaged(t, "tooLong", "[drain]\ntimeout = \"5s\"\n").controlled()
+	m := packaged(t, "toolong", "[drain]\ntimeout = \"5s\"\n").controlled()
 	m.ctl("start", m.unit)
 	id := m.begin("setsid sleep 1000 &\nsleep 1001 &\nsleep 20")
 	begun := time.Now()
@@ -668,14 +683,8 @@ func TestSystemdDeletedAgentStaysDown(t *testing.T) {
 	m.await(bootLimit, "the unit is active", m.active)
 	var agents []struct{ ID string }
 	out, _ := m.control.Run("", "agents", "--json")
-	for line := range strings.Lines(out) {
-		var a struct{ ID string }
-		if json.Unmarshal([]byte(line), &a) == nil && a.ID != "" {
-			agents = append(agents, a)
-		}
-	}
-	if len(agents) != 1 {
-		t.Fatalf("agents: %s", out)
+	if err := json.Unmarshal([]byte(out), &agents); err != nil || len(agents) != 1 {
+		t.Fatalf("agents: %s, %v", out, err)
 	}
 	m.control.Run("", "agents", "delete", agents[0].ID)
 	m.await(60*time.Second, "the agent has ended", func() bool { return len(m.box.Processes("devopsAgent")) == 0 && !m.active() })
@@ -704,8 +713,10 @@ func TestSystemdRebootWithABuild(t *testing.T) {
 	id = m.begin("sleep 600")
 	m.box.Kill()
 	m.box.Start()
-	seen := m.failedBecause(id, "")
-	number(t, "a build after a power cut is reported as: %s", seen.Report.Message)
+	// Nobody saw how it ended. What the agent reports of a worker that is gone is protocol §3.6.5; the server knows better.
+	if seen := m.control.Over(bootLimit, id); seen.State != "failed" || seen.Report == nil {
+		t.Errorf("the build is %s, reported %+v", seen.State, seen.Report)
+	}
 	m.succeeded(m.submit("echo after the power cut"), bootLimit)
 }
 
@@ -763,13 +774,14 @@ func TestSystemdFullDisk(t *testing.T) {
 	t.Parallel()
 	m := packaged(t, "full", "")
 	m.box.Shell("mount -t tmpfs -o size=200m,mode=750,uid=devops-agent,gid=devops-agent tmpfs " + m.home)
+	m.worker(m.home)
 	m.controlled()
 	m.ctl("start", m.unit)
 	m.succeeded(m.submit("echo there is room"), bootLimit)
 	m.box.Shell("dd if=/dev/zero of=" + m.home + "/filler bs=1M 2>/dev/null || true")
 	m.awaitStatus(60*time.Second, "disk full")
 	id := m.submit("echo room again")
-	m.box.Signal(m.agent(), syscall.SIGKILL)
+	m.kill(m.agent())
 	m.await(bootLimit, "the unit is active", m.active)
 	number(t, "status: %s", m.awaitStatus(60*time.Second, "disk full"))
 	m.agent()
@@ -921,11 +933,15 @@ func TestPlainKilledAgentIsBack(t *testing.T) {
 	if len(daemons) != 1 {
 		t.Fatalf("daemons: %v", daemons)
 	}
-	rss, peak, err := lab.Memory(daemons[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	number(t, "devopsDaemon after that: %.1f MiB, at most %.1f MiB", float64(rss)/(1<<20), float64(peak)/(1<<20))
+	var rss, peak int64
+	lab.Eventually(10*time.Second, func() bool {
+		var err error
+		if rss, peak, err = lab.Memory(daemons[0]); err != nil {
+			t.Fatal(err)
+		}
+		return rss <= 4<<20
+	})
+	number(t, "devopsDaemon within 10 s of that: %.1f MiB; its most: %.1f MiB", float64(rss)/(1<<20), float64(peak)/(1<<20))
 }
 
 func TestPlainLifecycle(t *testing.T) {
