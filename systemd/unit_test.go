@@ -94,7 +94,7 @@ func TestPromises(t *testing.T) {
 			u.Version, u.OfUser = version, ofUser
 			out := text(t, u)
 			for key, want := range map[string]string{
-				"Restart": "always", "RestartSec": "100ms", "StartLimitIntervalSec": "0", "RestartPreventExitStatus": "88", "SuccessExitStatus": "88",
+				"Restart": "always", "RestartSec": "1ms", "StartLimitIntervalSec": "0", "RestartPreventExitStatus": "88", "SuccessExitStatus": "88",
 				"KillMode": "process", "NotifyAccess": "main", "WatchdogSec": "45s", "TimeoutStopSec": "630s",
 			} {
 				if got := values(out, key); !slices.Equal(got, []string{want}) {
