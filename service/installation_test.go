@@ -66,6 +66,9 @@ func TestHomeOf(t *testing.T) {
 			cmd.Path = argv0
 		}
 		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil && runtime.GOOS == "windows" && cmd.Path == called {
+			t.Skipf("needs a system that runs a program through a link, as Wine does not: %v", err)
+		}
 		if err != nil {
 			t.Fatalf("%s: %v: %s", argv0, err, out)
 		}

@@ -72,8 +72,8 @@ func best(inst *Installation, m machine) Keeper {
 
 // packaged reports whether a home is one that a package's unit is for.
 func packaged(goos, home string) bool {
-	home = filepath.Clean(home)
-	if home == filepath.Clean(Packaged(goos).Home) {
+	home = cleanFor(goos, home)
+	if home == cleanFor(goos, Packaged(goos).Home) {
 		return true
 	}
 	name, ok := strings.CutPrefix(home, instances)

@@ -2,6 +2,7 @@ package service
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -48,13 +49,22 @@ func configOf(goos, home string) string {
 	if _, err := os.Lstat(own); err == nil {
 		return own
 	}
-	if l := Packaged(goos); filepath.Clean(home) == l.Home {
+	home = cleanFor(goos, home)
+	if l := Packaged(goos); home == l.Home {
 		return l.Config
 	}
-	if name, ok := strings.CutPrefix(filepath.Clean(home), instances); ok && goos == "linux" && !strings.Contains(name, "/") {
+	if name, ok := strings.CutPrefix(home, instances); ok && goos == "linux" && !strings.Contains(name, "/") {
 		return Instance(name).Config
 	}
 	return own
+}
+
+// cleanFor is a path as a system writes it, on any system.
+func cleanFor(goos, dir string) string {
+	if goos == "windows" {
+		return filepath.Clean(dir)
+	}
+	return path.Clean(filepath.ToSlash(dir))
 }
 
 func or(value, otherwise string) string {

@@ -147,8 +147,9 @@ func (p *Process) Wait() Exit {
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Kill asks the process and all it spawned to end (SIGTERM; on Windows CTRL_BREAK, which only console programs
-// hear), and after grace kills what is left: the group or Job Object, and every descendant it can find, also one
-// in a group of its own. It returns when all of them are gone, or with an error naming how many would not go.
+// hear), and after grace, at once where nobody can be asked, kills what is left: the group or Job Object, and every
+// descendant it can find, also one in a group of its own. It returns when all of them are gone, or with an error naming
+// how many would not go.
 // A descendant that both left the group and was orphaned is found only by KillByEnv.
 func (p *Process) Kill(grace time.Duration) error { return p.KillSparing(grace, nil) }
 
@@ -159,11 +160,8 @@ func (p *Process) KillSparing(grace time.Duration, spare func(env map[string]str
 	if left, err := p.members(victims); err != nil || left == 0 {
 		return err
 	}
-	if grace > 0 {
-		p.terminate(victims.of)
-		if p.gone(victims, grace) {
-			return nil
-		}
+	if grace > 0 && p.terminate(victims.of) && p.gone(victims, grace) {
+		return nil
 	}
 	deadline := time.Now().Add(killPatience)
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {

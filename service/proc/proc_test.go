@@ -180,7 +180,7 @@ func TestInputAndOutputGoThrough(t *testing.T) {
 
 func TestAMissingProgramIsNamed(t *testing.T) {
 	_, err := Start(Command{Path: filepath.Join(t.TempDir(), "nothing")})
-	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "nothing") {
+	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "nothing") {
 		t.Errorf("%v", err)
 	}
 }
@@ -333,6 +333,9 @@ func TestKillByEnvFindsWhatTheTreeDoesNotShow(t *testing.T) {
 }
 
 func TestAncestorsBeginWithTheParent(t *testing.T) {
+	if os.Getppid() == 0 {
+		t.Skip("this process has no parent: Wine runs it for a program that is none of Windows")
+	}
 	if got := Ancestors(); len(got) == 0 || got[0] != os.Getppid() {
 		t.Errorf("%v, want %d first", got, os.Getppid())
 	}

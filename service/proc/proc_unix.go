@@ -101,8 +101,12 @@ func (p *Process) owns(it process) bool {
 	return err1 == nil && err2 == nil && (ours == its || p.done == nil)
 }
 
-func (p *Process) terminate(victims map[int]string) { signalAll(victims, unix.SIGTERM) }
-func (p *Process) destroy(victims *tree)            { signalAll(victims.of, unix.SIGKILL) }
+// terminate reports whether anybody could be asked.
+func (p *Process) terminate(victims map[int]string) bool {
+	signalAll(victims, unix.SIGTERM)
+	return true
+}
+func (p *Process) destroy(victims *tree) { signalAll(victims.of, unix.SIGKILL) }
 
 // signalAll signals each one by itself and not the group: every victim has just been seen with its start time.
 // A stopped process does not hear SIGTERM until it is continued.

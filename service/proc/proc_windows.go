@@ -106,9 +106,11 @@ func (p *Process) owns(it process) bool {
 	if p.job.h == nil {
 		return false
 	}
-	h, err := win.OpenProcess(win.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(it.pid))
+	h, err := win.OpenProcess(win.PROCESS_QUERY_INFORMATION, false, uint32(it.pid)) // Windows needs less, Wine does not
 	if err != nil {
-		return false
+		if h, err = win.OpenProcess(win.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(it.pid)); err != nil {
+			return false
+		}
 	}
 	defer func() { _ = win.CloseHandle(h) }()
 	var in int32
@@ -120,8 +122,9 @@ func isProcessInJob() *win.LazyProc {
 	return win.NewLazySystemDLL("kernel32.dll").NewProc("IsProcessInJob")
 }
 
-func (p *Process) terminate(map[int]string) {
-	_ = win.GenerateConsoleCtrlEvent(win.CTRL_BREAK_EVENT, uint32(p.pid)) // a service has no console: then the grace just passes
+// terminate reports whether anybody was asked: who has no console, as a service, cannot ask.
+func (p *Process) terminate(map[int]string) bool {
+	return win.GenerateConsoleCtrlEvent(win.CTRL_BREAK_EVENT, uint32(p.pid)) == nil
 }
 
 func (p *Process) destroy(victims *tree) {
