@@ -38,8 +38,15 @@ func playReaper() error {
 	if err := in.Close(); err != nil { // it ends, and leaves an orphan
 		return err
 	}
-	for range 100 { // while its status waits to be taken by os/exec
+	for { // until its status waits to be taken by os/exec
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(own.Process.Pid) + "/stat")
+		if err != nil {
+			return err
+		}
 		r.reap(own.Process.Pid)
+		if bytes.Contains(stat, []byte(") Z ")) {
+			break
+		}
 	}
 	var exit *exec.ExitError
 	if err := own.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
