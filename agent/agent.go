@@ -45,6 +45,7 @@ type Options struct {
 	Installation *service.Installation
 	Config       *config.Config
 	Store        *config.Store
+	Programs     string         // directory of the package's programs, "" for none but those in home
 	Version      string         // of the agent
 	Debug        bool           // debug mode: no upgrades (protocol §3.1)
 	GOOS, GOARCH string         // of this machine
@@ -117,7 +118,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		Options:  o,
 		slots:    job.NewSlots(s.Parallel, s.DockerParallel),
-		runner:   &job.Runner{Home: o.Installation.Home, GOOS: o.GOOS, Ledger: ledger, Log: o.Log},
+		runner:   &job.Runner{Home: o.Installation.Home, Programs: o.Programs, GOOS: o.GOOS, Ledger: ledger, Log: o.Log},
 		ledger:   ledger,
 		talking:  make(chan struct{}),
 		versions: host.NewProber(o.Installation.Home, host.Exec, o.Log),
@@ -137,6 +138,7 @@ func New(o Options) (*Agent, error) {
 	a.teller.stopping = a.stopping
 	a.teller.idle = func() bool { return !a.slots.Busy() }
 	a.readMarker()
+	a.versions.Programs = o.Programs
 	if a.HTTP == nil {
 		a.HTTP = wire.NewHTTPClient
 	}

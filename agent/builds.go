@@ -95,8 +95,8 @@ func (a *Agent) loseWorker(why string) {
 // ready reports whether builds could run at all.
 func (a *Agent) ready() bool {
 	if a.workerLost.Load() {
-		for _, path := range []string{job.Jar, "tmp/" + job.Jar, job.NativeWorker, job.NativeWorker + ".exe"} {
-			if _, err := os.Stat(a.Installation.Path(path)); err == nil {
+		for _, path := range []string{a.Installation.Path(job.Jar), a.Installation.Path("tmp", job.Jar), a.runner.Native()} {
+			if _, err := os.Stat(path); err == nil {
 				a.Log.Info("There is a worker again", "path", path)
 				a.workerLost.Store(false)
 				break

@@ -46,6 +46,8 @@ type RunFunc func(ctx context.Context, dir, name string, args ...string) ([]byte
 // Prober knows the versions of the JDK and of the worker in a home directory. What it learned is kept in
 // runtime/versions.json together with the identity of the files it was learned from, so that a restart costs nothing.
 type Prober struct {
+	Programs string // directory of the native worker where home has none, "" for no other
+
 	home string
 	goos string
 	run  RunFunc
@@ -145,6 +147,11 @@ func (p *Prober) look(jdkDir, jdk17Dir string) parts {
 		now.worker, now.jar, now.workerIdentity = jar, true, id+";"+now.jdkIdentity
 	} else if id := fileIdentity(native); id != "" {
 		now.worker, now.workerIdentity = native, id
+	} else if p.Programs != "" {
+		native = filepath.Join(p.Programs, filepath.Base(native))
+		if id := fileIdentity(native); id != "" {
+			now.worker, now.workerIdentity = native, id
+		}
 	}
 	return now
 }

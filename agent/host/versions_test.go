@@ -168,6 +168,27 @@ func TestJDK8ServesWithoutJDK17AndNativeWorkerWithoutJar(t *testing.T) {
 	})
 }
 
+func TestNativeWorkerOfThePackageWhereHomeHasNone(t *testing.T) {
+	home, vendor := t.TempDir(), t.TempDir()
+	native := "devopsWorker"
+	if runtime.GOOS == "windows" {
+		native += ".exe"
+	}
+	put(t, filepath.Join(vendor, native), "x")
+	p := NewProber(home, (&fakeJava{answer: good}).run, quiet())
+	if now := p.look("", ""); now.worker != "" {
+		t.Errorf("worker %s of nobody", now.worker)
+	}
+	p.Programs = vendor
+	if now := p.look("", ""); now.worker != filepath.Join(vendor, native) || now.workerIdentity == "" {
+		t.Errorf("%+v", now)
+	}
+	put(t, filepath.Join(home, native), "x")
+	if now := p.look("", ""); now.worker != filepath.Join(home, native) {
+		t.Errorf("%+v", now)
+	}
+}
+
 func TestWithoutAnyJDKNothingIsStarted(t *testing.T) {
 	home := t.TempDir()
 	put(t, filepath.Join(home, "worker-agent.jar"), "jar")

@@ -49,10 +49,11 @@ type Setup struct {
 // Runner runs builds, each in a worker of its own (protocol §3.6). It does not know the server: it returns an
 // Outcome, and the agent reports it.
 type Runner struct {
-	Home   string
-	GOOS   string
-	Ledger *Ledger
-	Log    *slog.Logger
+	Home     string
+	Programs string // directory of the native worker where home has none, "" for no other
+	GOOS     string
+	Ledger   *Ledger
+	Log      *slog.Logger
 }
 
 // files are the scratch files of one build (protocol §2.1).
@@ -394,10 +395,7 @@ func (r *Runner) start(ctx context.Context, b wire.Build, s Setup) (*proc.Proces
 // there is no jar at all, the native worker with the same arguments.
 func (r *Runner) worker(ctx context.Context, b wire.Build, s Setup) (program string, args []string, code Code, err error) {
 	jar := filepath.Join(r.Home, Jar)
-	native := filepath.Join(r.Home, NativeWorker)
-	if r.GOOS == "windows" {
-		native += ".exe"
-	}
+	native := r.Native()
 	code, err = r.heal(ctx, jar, s)
 	switch {
 	case err == nil:
@@ -414,6 +412,22 @@ func (r *Runner) worker(ctx context.Context, b wire.Build, s Setup) (program str
 		return "", nil, StartFailed, err
 	}
 	return program, r.arguments(b, jar, base64.StdEncoding.EncodeToString(job)), 0, nil
+}
+
+// Native is the path of the native worker, whether or not it is there: that of home, else that of the agent's package.
+func (r *Runner) Native() string {
+	name := NativeWorker
+	if r.GOOS == "windows" {
+		name += ".exe"
+	}
+	own := filepath.Join(r.Home, name)
+	if r.Programs == "" || executable(own) == nil {
+		return own
+	}
+	if theirs := filepath.Join(r.Programs, name); executable(theirs) == nil {
+		return theirs
+	}
+	return own
 }
 
 // arguments are those of the java command line, in the order of protocol §3.6.4; Windows has an order of its own

@@ -369,6 +369,16 @@ func TestWithoutAnyJarTheNativeWorkerRuns(t *testing.T) {
 	if !strings.Contains(slurp(t, r.Home+"/args"), "-Dbuild.type=AGENT\n") {
 		t.Error("the native worker got other arguments than java")
 	}
+	r.Programs = filepath.Join(t.TempDir(), "vendor")
+	if err := os.Mkdir(r.Programs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(r.Home, NativeWorker), filepath.Join(r.Programs, NativeWorker)); err != nil {
+		t.Fatal(err)
+	}
+	if o := runBuild(t, r, s, buildOf("b-7")); !o.Success {
+		t.Errorf("worker of the package: outcome %+v", o)
+	}
 }
 
 func TestIDsOfTheServerDoNotBecomePaths(t *testing.T) {

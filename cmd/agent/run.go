@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 
@@ -59,7 +60,7 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
 	}
 	err = serve(ctx, agent.Options{
-		Installation: inst, Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		Installation: inst, Programs: programs(), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
 		Umask: umask, Log: log.Logger, Notify: notify,
 		SetLevel: func(level slog.Level) {
 			if debugging {
@@ -74,6 +75,18 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		log.Info("Agent ends")
 	}
 	return err
+}
+
+// programs is the directory that this program really lies in: that of home, or of a package.
+func programs() string {
+	path, err := os.Executable()
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return ""
+	}
+	return filepath.Dir(path)
 }
 
 // logged puts an error where an operator looks for it, beside what cli prints.
