@@ -389,9 +389,26 @@ func (w *minding) tellReload() {
 }
 
 // ask asks the agent by its control socket; the answer comes by answers.
-func (w *minding) ask(q control.Request) {
+func (w *minding) ask(q control.Request) { w.askAfter(0, q) }
+
+// An agent that has not opened its control socket yet is asked again: it may hold builds of the one before.
+const (
+	tooYoung = 5 * time.Second
+	askAgain = 100 * time.Millisecond
+)
+
+func (w *minding) askAfter(d time.Duration, q control.Request) {
 	w.asking = true
 	w.busy.Go(func() {
+		if d > 0 {
+			timer := time.NewTimer(d)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-w.calls.Done():
+				return
+			}
+		}
 		err := control.Call(w.calls, w.Installation.Home, string(RoleAgent), q, nil)
 		select {
 		case w.answers <- answer{q.Op, err}:
@@ -415,6 +432,10 @@ func (w *minding) take(a answer) {
 	}
 	switch a.op {
 	case control.OpStop:
+		if errors.Is(a.err, control.ErrNobody) && !w.heard && now.Sub(w.born) < tooYoung {
+			w.askAfter(askAgain, control.Request{Op: control.OpStop, Now: w.stopping > 1})
+			return
+		}
 		if !terminate(w.cmd.Process) {
 			w.Log.Warn("Agent cannot be told to stop, so it is killed", "pid", w.pid, "err", a.err)
 			_ = w.cmd.Process.Kill()

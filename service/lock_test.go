@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if playsProgram() {
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -285,6 +285,9 @@ func (k *scm) Restart(ctx context.Context) error {
 	return (windows.Manager{}).Start(ctx, k.Name())
 }
 
+// neverStarted is ERROR_SERVICE_NEVER_STARTED.
+const neverStarted = 1077
+
 // State asks the service manager for the service, and the daemon for its agent.
 func (k *scm) State(ctx context.Context) (State, error) {
 	s := State{ExitCode: -1, Restarts: -1}
@@ -306,6 +309,8 @@ func (k *scm) State(ctx context.Context) (State, error) {
 		case status.Specific != 0:
 			s.ExitCode = int(status.Specific)
 			s.Detail = fmt.Sprintf("stopped (specific exit code %d)", status.Specific)
+		case status.Exit == neverStarted:
+			s.Detail = "stopped; not started since the machine was"
 		case status.Exit != 0:
 			s.Detail = fmt.Sprintf("stopped (Windows error %d)", status.Exit)
 		}

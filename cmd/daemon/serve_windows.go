@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/windows/registry"
@@ -25,7 +27,7 @@ func serve(ctx context.Context, o service.DaemonOptions, line commandLine) error
 	if !told {
 		is, err := svc.IsWindowsService()
 		if err != nil || !is {
-			return service.NewDaemon(o).Run(ctx)
+			return inConsole(ctx, o)
 		}
 	}
 	name := service.NewSCM(o.Installation).Name()
@@ -39,6 +41,31 @@ func serve(ctx context.Context, o service.DaemonOptions, line commandLine) error
 		return errors.Join(fmt.Errorf("run as service %s: %w", name, err), f.err)
 	}
 	return f.err
+}
+
+// inConsole runs the daemon for a person. CTRL_C, CTRL_BREAK and the end of the console stop the agent, which drains; a second
+// one stops its builds.
+func inConsole(ctx context.Context, o service.DaemonOptions) error {
+	d := service.NewDaemon(o)
+	told := make(chan os.Signal, 4)
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	ended, passed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(passed)
+		for {
+			select {
+			case <-told:
+				d.Stop(false)
+			case <-ended:
+				return
+			}
+		}
+	}()
+	err := d.Run(context.WithoutCancel(ctx)) // ctx ends with the first signal: every one of them is passed on above
+	signal.Stop(told)
+	close(ended)
+	<-passed
+	return err
 }
 
 // How the service manager is kept patient.
@@ -242,9 +269,6 @@ func (f *frame) over(d *service.Daemon, err error) (bool, uint32) {
 		f.events.Info(windows.EventStopped, "The build agent was stopped.")
 		return false, 0
 	case errors.Is(err, service.ErrRemoved):
-		if merr := f.options.Installation.MarkRemoved(); merr != nil {
-			log.Error("Removal not noted", "err", merr)
-		}
 		f.events.Info(windows.EventRemoved, "The agent was removed in BK-CI, so the service stays down.")
 		return false, 0
 	}
@@ -260,12 +284,23 @@ func (f *frame) inSession(cmd *exec.Cmd) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, user.Close()) }()
-	if err := windows.Protect(f.options.Installation.Home, windows.SessionSDDL(user.SID)); err != nil {
+	if err := openTo(f.options.Installation.Home, user.SID); err != nil {
 		return err
 	}
 	f.options.Log.Info("Agent starts in the session of a user", "user", user.Name)
 	f.waiting = false
 	return user.Start(cmd)
+}
+
+// openTo lets a user, and nobody who was there before, change home. What inherits from it is rewritten, which takes its time in
+// a large workspace: so it is not done again for the same user.
+func openTo(home, user string) error {
+	if s, err := windows.SecurityOf(home); err == nil {
+		if who := s.Strangers(); len(who) == 1 && who[0] == user {
+			return nil
+		}
+	}
+	return windows.Protect(home, windows.SessionSDDL(user))
 }
 
 // prepare has the agent wait until it is in its job and, in session mode, until somebody is there.

@@ -1,0 +1,6 @@
+//go:build !windows
+
+package service
+
+// playsProgram is about services of Windows.
+func playsProgram() bool { return false }
