@@ -36,6 +36,7 @@ const (
 	strangerTotal = 300 * time.Millisecond // for how long a new agent of an unknown kind finds total-lock held
 	knownTotal    = 5 * time.Second        // the same for a program that has talked before
 	totalPoll     = 50 * time.Millisecond  // between tries for total-lock
+	lockEcho      = time.Second            // for which a lock may outlive its holder
 )
 
 // ErrLater is what Prepare returns when the agent cannot be started for now and that is no fault, as before a login. The
@@ -234,17 +235,13 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 			return nil, &launchError{err}
 		}
 	}
-	total, err := r.takeTotal(ctx)
+	total, err := r.claim(ctx)
 	if errors.Is(err, errStopped) {
 		return nil, err
 	} else if err != nil { // a lock that is somebody else's, for instance: it may be given back
 		return nil, &launchError{err}
 	}
-	free, err := r.Installation.free(RoleAgent)
-	if err != nil || !free {
-		if err = errors.Join(err, total.Release()); err != nil {
-			return nil, &launchError{err}
-		}
+	if total == nil {
 		return nil, nil
 	}
 	if r.Before != nil {
@@ -275,6 +272,44 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 	return c, nil
 }
 
+// claim takes total-lock for a start, unless an agent runs: then there is no lock. An agent that was killed while it started
+// something leaves its lock to that for an instant, until that has become a program of its own.
+func (r *keeping) claim(ctx context.Context) (*Lock, error) {
+	for began := time.Now(); ; {
+		total, err := r.takeTotal(ctx)
+		if err != nil {
+			return nil, err
+		}
+		free, err := r.Installation.free(RoleAgent)
+		if free && err == nil {
+			return total, nil
+		}
+		if err := errors.Join(err, total.Release()); err != nil {
+			return nil, err
+		}
+		if _, known := r.Installation.Holder(RoleAgent); known || time.Since(began) > lockEcho {
+			return nil, nil
+		}
+		if err := r.briefly(lockPoll / 2); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// briefly waits, and hears only that it is to stop: whatever else was asked for is about to happen.
+func (r *keeping) briefly(d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case o := <-r.orders:
+		if o == orderStop || o == orderStopNow {
+			return errStopped
+		}
+	case <-timer.C:
+	}
+	return nil
+}
+
 // takeTotal waits for total-lock as long as it takes: an agent started under an upgrader would run what is being replaced.
 func (r *keeping) takeTotal(ctx context.Context) (*Lock, error) {
 	total := newLock(r.Installation.Path("runtime", "total-lock.lock"))
@@ -292,14 +327,8 @@ func (r *keeping) takeTotal(ctx context.Context) (*Lock, error) {
 			busy := &BusyError{Path: total.Path(), Waited: totalLockWait}
 			r.Log.Error("Agent not started", "err", busy, "hint", busy.Hint())
 		}
-		timer := time.NewTimer(totalPoll)
-		select {
-		case o := <-r.orders:
-			timer.Stop()
-			if o == orderStop || o == orderStopNow {
-				return nil, errStopped
-			}
-		case <-timer.C:
+		if err := r.briefly(totalPoll); err != nil {
+			return nil, err
 		}
 	}
 }

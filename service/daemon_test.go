@@ -904,3 +904,20 @@ func TestDirectSaysWhyTheDaemonDidNotStart(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestLockOutlivesItsHolder for an instant, when that was killed between the fork and the exec of something: nobody waits
+// five seconds for that.
+func TestLockOutlivesItsHolder(t *testing.T) {
+	h := newKeptHome(t, "")
+	if err := os.Mkdir(h.Path("runtime"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	echo := newLock(h.Path("runtime", "agent.lock"))
+	if got, err := echo.TryLock(); !got || err != nil {
+		t.Fatal(got, err)
+	}
+	h.keep(func(d *Daemon) { d.patience.lockCheck = time.Hour })
+	until(t, func() bool { return strings.Contains(h.log.String(), "Daemon starts") })
+	time.AfterFunc(200*time.Millisecond, func() { _ = echo.Unlock() })
+	h.awaitStarts(1)
+}

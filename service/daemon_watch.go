@@ -77,9 +77,10 @@ func (w *watching) run(ctx context.Context) error {
 		select {
 		case <-w.gone:
 			w.holder, w.gone = nil, nil
-			if over, err := w.over(); over || err != nil {
-				return err
+			if w.stopping == 0 {
+				return nil // begin takes a closer look
 			}
+			tick.Reset(5 * lockPoll)
 		case now := <-tick.C:
 			if over, err := w.over(); over || err != nil {
 				return err

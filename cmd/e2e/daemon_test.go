@@ -86,10 +86,10 @@ func (w *world) one() bool {
 	return lab.Eventually(5*time.Second, func() bool { return len(w.agents()) == 1 })
 }
 
-// next waits for the first request after mark.
+// next waits for the first request of the next agent after mark: what the one before had on the way is none.
 func (w *world) next(mark int, limit time.Duration) lab.Request {
 	w.Helper()
-	q, ok := w.rec.Wait(limit, mark, func(lab.Request) bool { return true })
+	q, ok := w.rec.WaitFor(limit, mark, lab.Startup)
 	if !ok {
 		data, _ := os.ReadFile(w.home.Path("logs", "devopsDaemon.log"))
 		w.Fatalf("no request within %v; the daemon says: %s", limit, data)
