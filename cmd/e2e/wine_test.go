@@ -435,18 +435,35 @@ func TestWineHungAgentIsReplaced(t *testing.T) {
 	w.agent("stop")
 }
 
-// TestWineRemovedAgentStaysDown: exit code 88 ends the service as stopped, not as failed.
+// TestWineRemovedAgentStaysDown: with its upgrader the service goes as well; without, exit code 88 ends the service as stopped
+// and not as failed, for which Windows would start it again.
 func TestWineRemovedAgentStaysDown(t *testing.T) {
 	t.Parallel()
 	w := newWine(t, "removed").recorded()
 	w.agent("install")
 	w.polled(0)
+	for _, name := range []string{"upgrader.exe", "tmp/upgrader.exe"} {
+		if err := os.Rename(w.path(name), w.path(name+".aside")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.rec.SetStatus("DELETE")
-	w.await(60*time.Second, "the service has stopped or is gone", func() bool { s := w.state(); return s == "STOPPED" || s == "ABSENT" })
+	w.await(60*time.Second, "the service has stopped", func() bool { return w.state() == "STOPPED" })
 	w.await(bootLimit, "everything has ended", func() bool { return len(w.pids("devops")) == 0 })
-	if out, _ := w.run("sc", "query", wineService); strings.Contains(out, "STOPPED") && !strings.Contains(out, "WIN32_EXIT_CODE    : 0") {
+	if out, _ := w.run("sc", "query", wineService); !strings.Contains(out, "WIN32_EXIT_CODE    : 0 ") || !strings.Contains(out, "SERVICE_EXIT_CODE  : 0 ") {
 		t.Errorf("the service failed, so that Windows would start it again: %s", out)
 	}
+	if out, _ := w.run(wineHome+`\devopsAgent.exe`, "status"); !strings.Contains(out, "removed") {
+		t.Errorf("status: %s", out)
+	}
+	for _, name := range []string{"upgrader.exe", "tmp/upgrader.exe"} {
+		if err := os.Rename(w.path(name+".aside"), w.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.agent("start") // who starts it by hand means it; and is told DELETE again
+	w.await(60*time.Second, "the service is gone", func() bool { return w.state() == "ABSENT" })
+	w.await(bootLimit, "everything has ended", func() bool { return len(w.pids("devops")) == 0 })
 }
 
 // TestWineRefusesAHomeThatOthersCanChange: by every door, with the command that closes it.
