@@ -111,13 +111,8 @@ func (k *scm) Install(_ context.Context, s Setup) error {
 	if err := windows.Protect(s.Home, windows.HomeSDDL); err != nil {
 		return fmt.Errorf("install service %s: %w", name, err)
 	}
-	for _, program := range k.programs(s.Home) {
-		if !exists(program) {
-			continue
-		}
-		if err := windows.Protect(program, windows.ProgramSDDL); err != nil {
-			return fmt.Errorf("install service %s: %w", name, err)
-		}
+	if err := windows.Reclaim(s.Home, "workspace", "docker_workspace"); err != nil { // those are big, and nothing of the agent's
+		return fmt.Errorf("install service %s: %w", name, err)
 	}
 	if err := k.check(s.Home, s.Session, service.Program); err != nil {
 		return err
@@ -131,7 +126,8 @@ func (k *scm) Install(_ context.Context, s Setup) error {
 // programs are the files of home that run with the rights of the service.
 func (k *scm) programs(home string) []string {
 	var list []string
-	for _, name := range []string{"devopsDaemon.exe", "devopsAgent.exe", "upgrader.exe", "devopsWorker.exe", `tmp\upgrader.exe`} {
+	for _, name := range []string{"devopsDaemon.exe", "devopsAgent.exe", "upgrader.exe", "devopsWorker.exe", `tmp\upgrader.exe`,
+		"worker-agent.jar", `jdk\bin\java.exe`, `jdk17\bin\java.exe`} {
 		list = append(list, windowsPath(home, name))
 	}
 	return list

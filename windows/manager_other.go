@@ -29,6 +29,9 @@ func (Manager) Query(string) (Status, error) { return Status{}, errors.ErrUnsupp
 // Protect is for Windows.
 func Protect(string, string) error { return errors.ErrUnsupported }
 
+// Reclaim is for Windows.
+func Reclaim(string, ...string) error { return errors.ErrUnsupported }
+
 // SecurityOf is for Windows.
 func SecurityOf(string) (Security, error) { return Security{}, errors.ErrUnsupported }
 

@@ -13,9 +13,6 @@ import (
 // that SYSTEM runs.
 const HomeSDDL = "D:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
 
-// ProgramSDDL is the protection of a program in home: the same for a file.
-const ProgramSDDL = "D:PAI(A;;FA;;;SY)(A;;FA;;;BA)"
-
 // SessionSDDL is the protection of the home of an agent that runs as the user who is logged on: beside SYSTEM and
 // Administrators, that user may change it; nobody else may do anything. user is a SID as "S-1-5-21-…".
 func SessionSDDL(user string) string { return HomeSDDL + "(A;OICI;0x1301bf;;;" + user + ")" }

@@ -3,8 +3,10 @@ package windows
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"unsafe"
 
 	win "golang.org/x/sys/windows"
@@ -12,6 +14,48 @@ import (
 
 // Protect gives a directory, and what inherits from it, the access control list of sddl, and Administrators as owner.
 func Protect(path, sddl string) error {
+	return set(path, sddl, win.PROTECTED_DACL_SECURITY_INFORMATION)
+}
+
+// Reclaim gives what is in a directory and belongs to somebody else, or can be changed by somebody else, to Administrators, so
+// that it cannot: files keep their own owner and rights when the directory above them is closed. skip names entries of
+// the directory that are left as they are. Links are not followed.
+func Reclaim(dir string, skip ...string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("reclaim: %w", err)
+		}
+		if path == dir || !entry.IsDir() && !entry.Type().IsRegular() {
+			return nil
+		}
+		if filepath.Dir(path) == dir && slices.Contains(skip, entry.Name()) {
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		s, err := SecurityOf(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a build's, and gone
+		}
+		if err != nil || len(s.Strangers()) == 0 {
+			return err
+		}
+		sddl := reclaimedFile
+		if entry.IsDir() {
+			sddl = reclaimedDir
+		}
+		return set(path, sddl, win.UNPROTECTED_DACL_SECURITY_INFORMATION) // it inherits from above, too
+	})
+}
+
+// The lists of what is reclaimed.
+const (
+	reclaimedFile = "D:AI(A;;FA;;;SY)(A;;FA;;;BA)"
+	reclaimedDir  = "D:AI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
+)
+
+func set(path, sddl string, inheritance win.SECURITY_INFORMATION) error {
 	descriptor, err := win.SecurityDescriptorFromString("O:BA" + sddl)
 	if err != nil {
 		return fmt.Errorf("protect %s: %w", path, err)
@@ -24,7 +68,7 @@ func Protect(path, sddl string) error {
 	if err != nil {
 		return fmt.Errorf("protect %s: %w", path, err)
 	}
-	const what = win.DACL_SECURITY_INFORMATION | win.PROTECTED_DACL_SECURITY_INFORMATION
+	what := win.DACL_SECURITY_INFORMATION | inheritance
 	err = win.SetNamedSecurityInfo(path, win.SE_FILE_OBJECT, what|win.OWNER_SECURITY_INFORMATION, owner, nil, dacl, nil)
 	if errors.Is(err, win.ERROR_INVALID_OWNER) { // without the right to give files away
 		err = win.SetNamedSecurityInfo(path, win.SE_FILE_OBJECT, what, nil, nil, dacl, nil)
@@ -41,11 +85,16 @@ func SecurityOf(path string) (Security, error) {
 	if err != nil {
 		return Security{}, fmt.Errorf("ask who may change %s: %w", path, err)
 	}
-	s, err := ParseSecurity(unsafe.Slice((*byte)(unsafe.Pointer(descriptor)), descriptor.Length()))
+	s, err := ParseSecurity(bytesOf(descriptor))
 	if err != nil {
 		return Security{}, fmt.Errorf("ask who may change %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// bytesOf is a self-relative descriptor as it is in memory.
+func bytesOf(d *win.SECURITY_DESCRIPTOR) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(d)), d.Length())
 }
 
 // CheckPrograms looks whether somebody who is no administrator can change what is run from a directory: the directory, the

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,16 +91,29 @@ func TestEventsAreNotDrowned(t *testing.T) {
 // TestJobHoldsWhatTheAgentStarts, from its first instruction, and lets it live on when nobody holds the job.
 func TestJobHoldsWhatTheAgentStarts(t *testing.T) {
 	start := func(j *job) *exec.Cmd {
-		cmd := exec.Command("cmd.exe", "/c", "ping -n 4 127.0.0.1 >NUL")
+		mark := filepath.Join(t.TempDir(), "mark")
+		cmd := exec.Command("cmd.exe", "/c", "echo begun>"+mark+"&ping -n 4 127.0.0.1 >NUL")
 		cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true}
 		j.prepare(cmd)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		for begin := time.Now(); time.Since(begin) < 300*time.Millisecond; runtime.Gosched() {
+			if _, err := os.Stat(mark); err == nil {
+				t.Fatal("it ran before it was in the job")
+			}
+		}
 		if err := j.take(cmd.Process); err != nil {
 			t.Fatal(err)
 		}
-		return cmd
+		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			if _, err := os.Stat(mark); err == nil {
+				return cmd
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("it does not run")
+			}
+		}
 	}
 	j, err := newJob()
 	if err != nil {
