@@ -57,12 +57,6 @@ func boxed(t *testing.T, o lab.BoxOptions) *machine {
 	return m
 }
 
-// worker puts the native worker into a home, where an agent looks for it.
-func (m *machine) worker(home string) {
-	m.Helper()
-	m.box.Shell(fmt.Sprintf("install -o %[1]s -g %[1]s -m 755 /usr/lib/devops-agent/devopsWorker %[2]s/", m.account, home))
-}
-
 // tell logs what a human would look at first.
 func (m *machine) tell() {
 	if m.unit != "" {
@@ -94,7 +88,6 @@ func packaged(t *testing.T, name, toml string) *machine {
 	}
 	m.box.Write(l.Config, toml, 0o644)
 	m.box.Shell("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload")
-	m.worker(m.home)
 	return m
 }
 
@@ -775,7 +768,6 @@ func TestSystemdFullDisk(t *testing.T) {
 	t.Parallel()
 	m := packaged(t, "full", "")
 	m.box.Shell("mount -t tmpfs -o size=200m,mode=750,uid=devops-agent,gid=devops-agent tmpfs " + m.home)
-	m.worker(m.home)
 	m.controlled()
 	m.ctl("start", m.unit)
 	m.succeeded(m.submit("echo there is room"), bootLimit)
