@@ -13,6 +13,7 @@ pids=()
 
 stop() {
 	local pid
+	if [ -x "$home/devopsAgent" ]; then "$home/devopsAgent" stop --now --home "$home" >/dev/null 2>&1 || true; fi
 	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
 	for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
 }
@@ -54,17 +55,29 @@ await "the start of the controller" test -s "$data/endpoint.json"
 gateway=$(sed -n 's/.*"url": *"\([^"]*\)".*/\1/p' "$data/endpoint.json")
 echo "$gateway"
 
-say "agent: enrolled with a token, started in a home of its own"
-cp "$bin/devopsAgent$suffix" "$home/devopsAgent"
-cp "$bin/devopsWorker$suffix" "$home/devopsWorker"
-"$controller" enroll-token --data "$data" 2>"$dir/controller-token.log" | "$home/devopsAgent" enroll --gateway "$gateway"
-"$home/devopsAgent" &
-pids+=($!)
+say "agent: enrolled with a token, and kept alive by devopsDaemon"
+for program in devopsAgent devopsDaemon devopsWorker upgrader; do cp "$bin/$program$suffix" "$home/$program"; done
+agent=$home/devopsAgent
+"$controller" enroll-token --data "$data" 2>"$dir/controller-token.log" |
+	"$agent" install direct --home "$home" --gateway "$gateway" --token-file -
 await "the agent's first contact" grep -q 'Startup accepted' "$home/logs/devopsAgent.log"
 "$controller" agents --data "$data"
 
-say "build: three steps, its log as it comes"
-"$controller" run --data "$data" "$here/demo.yaml"
+say "build: three steps, its log as it comes; in the middle of it the agent is killed"
+"$controller" run --data "$data" "$here/demo.yaml" > >(tee "$dir/build.log") &
+build=$!
+await "the third step" grep -qs 'working, second 2' "$dir/build.log"
+victim=$(cat "$home/runtime/agent.pid")
+echo "!! kill -9 $victim"
+kill -9 "$victim"
+if ! wait "$build"; then
+	echo "demo: the build failed" >&2
+	exit 1
+fi
+await "the report of the build" sh -c '! ls "$1"/runtime/builds/*.json' - "$home"
+
+say "status"
+"$agent" status --home "$home"
 
 say "summary"
 "$controller" builds --data "$data"
@@ -74,16 +87,17 @@ if [ -n "${KEEP:-}" ]; then
 	cat <<END
 
 Still running, in $dir:
-  agent       pid ${pids[1]}, log $home/logs/devopsAgent.log
+  agent       $home, log in logs/devopsAgent.log
   controller  pid ${pids[0]}, $gateway
 
 Try next:
+  $agent status --watch
   $controller --data $data run -- 'echo hello; sleep 3; uname -a'
   $controller --data $data run $here/demo.yaml
   $controller --data $data builds
   $controller --data $data logs BUILD
-  kill -9 ${pids[1]}; $home/devopsAgent      # a build that runs meanwhile goes on
-  kill ${pids[*]}; rm -r $dir                # the end
+  $agent drain --wait; $agent resume
+  $agent uninstall; kill ${pids[0]}; rm -r $dir      # the end
 END
 	exit 0
 fi
