@@ -122,6 +122,11 @@ func lost(lang string) Outcome {
 	return Failed(lang, StartFailed, pick(lang, "the agent was stopped before it could start the worker", "agent 在启动构建进程前被停止"))
 }
 
+// cutOff answers a build that ran when the machine was restarted.
+func cutOff(lang string) Outcome {
+	return Failed(lang, WorkerFailed, pick(lang, "the machine was restarted, or lost power, while the build was running", "构建运行期间机器被重启或断电"))
+}
+
 // Stop is why a build was stopped together with its agent: the cause of the halt that [Runner.Run] takes.
 type Stop struct {
 	Waited time.Duration // for the build to end by itself; 0 when there was no waiting

@@ -172,6 +172,10 @@ func (r *Runner) Adopt(ctx, halt context.Context, rec Record) (o Outcome, ok boo
 		log.Info("Build adopted from an earlier agent")
 		err = waitFor(ctx, halt, rec.PID, rec.Started)
 	} else {
+		if proc.Earlier(rec.Started) && r.silent(rec.Build) {
+			log.Warn("Build was cut off by a restart of the machine; it is reported as failed")
+			return r.settle(rec.Build, rec.Language, cutOff(rec.Language)), true
+		}
 		log.Info("Build ended while no agent ran")
 		err = nil
 	}
@@ -185,8 +189,7 @@ func (r *Runner) Adopt(ctx, halt context.Context, rec Record) (o Outcome, ok boo
 // and kills the shell itself at the end of a perfectly good build (protocol §3.6.5, §6.6). A worker that has not even
 // emptied the error file is not waited for. It reports false when ctx or halt ended first.
 func (r *Runner) waitForWorker(ctx, halt context.Context, b wire.Build, log *slog.Logger) bool {
-	f := r.files(b)
-	if text, err := readHead(f.errors, maxMessage); err != nil || strings.TrimSpace(text) != "" {
+	if !r.silent(b) {
 		return true
 	}
 	pid, started, ok := proc.FindByArg(r.workerArg(b))
@@ -195,6 +198,12 @@ func (r *Runner) waitForWorker(ctx, halt context.Context, b wire.Build, log *slo
 	}
 	log.Warn("Shell of the worker is gone, its worker goes on", "worker_pid", pid)
 	return waitFor(ctx, halt, pid, started) == nil
+}
+
+// silent: the worker of a build has emptied its error file, and has put nothing into it (protocol §3.6.5).
+func (r *Runner) silent(b wire.Build) bool {
+	text, err := readHead(r.files(b).errors, maxMessage)
+	return err == nil && strings.TrimSpace(text) == ""
 }
 
 // waitFor waits for the end of a process, at most until ctx or halt ends.

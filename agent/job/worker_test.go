@@ -466,6 +466,26 @@ func TestABuildOutlivesItsAgent(t *testing.T) {
 	}
 }
 
+// TestABuildThatWasCutOffByARestartFailed: its error file is as empty as that of a good one.
+func TestABuildThatWasCutOffByARestartFailed(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux names the boot in the identity of a process")
+	}
+	for said, want := range map[string]string{"": "restarted", "disk broken": "disk broken"} {
+		r, s := stage(t, "")
+		b := buildOf("b-12")
+		slot, _ := NewSlots(1, 1).Reserve().Claim(b)
+		if _, ok := r.Run(t.Context(), context.Background(), b, slot, s); !ok {
+			t.Fatal("the build did not end")
+		}
+		write(t, r.files(b).errors, said, 0o600)
+		o, ok := r.Adopt(t.Context(), context.Background(), Record{Build: b, State: Running, PID: 4242, Started: "17@00000000-0000-0000-0000-000000000000"})
+		if !ok || o.Success || !strings.Contains(o.Message, want) {
+			t.Errorf("error file %q: %+v, %v", said, o, ok)
+		}
+	}
+}
+
 // TestABuildIsStoppedWithItsAgent: its worker, a process that ignores SIGTERM and one that left the tree are gone, and the
 // outcome says why; the same for a build that was adopted.
 func TestABuildIsStoppedWithItsAgent(t *testing.T) {

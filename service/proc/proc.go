@@ -266,6 +266,10 @@ func Alive(pid int, started string) bool {
 	return ok && !it.zombie && started != "" && it.started == started
 }
 
+// Earlier reports that a process, known by the text that Started gave, was started before this machine was: it did not end,
+// the machine did. false when that cannot be told.
+func Earlier(started string) bool { return earlier(started) }
+
 // Identify returns the text that Started gives, for a process that is not ours; false when there is none.
 func Identify(pid int) (started string, ok bool) {
 	it, ok := lookup(pid)

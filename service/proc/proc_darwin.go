@@ -34,6 +34,13 @@ func list() ([]process, error) {
 	return all, nil
 }
 
+// earlier allows for a minute by which the clock may have been set since.
+func earlier(started string) bool {
+	at, err := strconv.ParseInt(started, 10, 64)
+	boot, berr := unix.SysctlTimeval("kern.boottime")
+	return err == nil && berr == nil && at/1_000_000+60 < boot.Sec
+}
+
 func fromKinfo(info *unix.KinfoProc) process {
 	t := info.Proc.P_starttime
 	at := uint64(t.Sec)*1_000_000 + uint64(t.Usec)

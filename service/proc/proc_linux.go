@@ -46,6 +46,12 @@ func bootID() string {
 	return strings.TrimSpace(string(id))
 }
 
+func earlier(started string) bool {
+	_, boot, _ := strings.Cut(started, "@")
+	now := bootID()
+	return boot != "" && now != "" && boot != now
+}
+
 func lookup(pid int) (process, bool) {
 	it, ok := readStat(pid)
 	if ok {

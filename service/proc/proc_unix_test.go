@@ -4,6 +4,7 @@ package proc
 
 import (
 	"os"
+	"runtime"
 	"os/exec"
 	"os/user"
 	"path/filepath"
@@ -117,5 +118,18 @@ func TestAnotherAccountOwnsItsFiles(t *testing.T) {
 	uid := strconv.Itoa(int(a.UID))
 	if want := uid + "\n" + strconv.Itoa(int(a.GID)) + "\n"; string(got) != want {
 		t.Errorf("it ran as %q, want %q", got, want)
+	}
+}
+
+func TestEarlier(t *testing.T) {
+	me, ok := Identify(os.Getpid())
+	if !ok || Earlier(me) {
+		t.Errorf("%q is of this boot", me)
+	}
+	if Earlier("") || Earlier("17") && runtime.GOOS == "linux" {
+		t.Error("what cannot be told is not earlier")
+	}
+	if runtime.GOOS == "linux" && !Earlier("17@another-boot") || runtime.GOOS == "darwin" && !Earlier("1000000") {
+		t.Error("a process of another boot")
 	}
 }

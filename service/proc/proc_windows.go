@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	win "golang.org/x/sys/windows"
@@ -155,6 +156,16 @@ func created(h win.Handle) (uint64, bool) {
 		return 0, false
 	}
 	return uint64(creation.HighDateTime)<<32 | uint64(creation.LowDateTime), true
+}
+
+// earlier allows for a minute by which the clock may have been set since.
+func earlier(started string) bool {
+	at, err := strconv.ParseUint(started, 10, 64)
+	if err != nil {
+		return false
+	}
+	file := win.Filetime{LowDateTime: uint32(at), HighDateTime: uint32(at >> 32)}
+	return time.Unix(0, file.Nanoseconds()).Add(time.Minute).Before(time.Now().Add(-win.DurationSinceBoot()))
 }
 
 func lookup(pid int) (process, bool) {
