@@ -35,7 +35,7 @@ func (a *Agent) asks(ctx context.Context) error {
 		wait := rhythm.wait(seats.Kind())
 		ask := a.ask(seats.Kind(), seats.in)
 		a.pulse.within(loopAsk, timeout+wait+callSlack)
-		asking, done := a.asking(ctx, wait)
+		asking, done := a.asking(ctx, wait, seats.in)
 		parts, err := a.client().Ask(asking, ask, wait)
 		abandoned := err != nil && asking.Err() != nil && ctx.Err() == nil
 		done()

@@ -88,10 +88,14 @@ func (a *Agent) reserve() *seats {
 	return s
 }
 
-// asking is the context of one question for builds. One that the server may hold is given up when builds are no longer
-// wanted; what the server hands out in that very moment it hands out again. Any other is waited for, in reason
-// (docs/decisions/0008-drain.md).
-func (a *Agent) asking(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
+// asking is the context of one question. One that may bring work and that the server may hold is given up when builds are
+// no longer wanted; what the server hands out in that very moment it hands out again. Any other that may bring work is
+// waited for, in reason (docs/decisions/0008-drain.md). One that brings none is how the server hears that we live: it ends
+// with ctx and nothing else, however long builds are waited for.
+func (a *Agent) asking(ctx context.Context, wait time.Duration, in bool) (context.Context, context.CancelFunc) {
+	if !in {
+		return context.WithCancel(ctx)
+	}
 	until := a.gate.hear
 	if wait > wire.Probe {
 		a.gate.mu.Lock()

@@ -52,7 +52,7 @@ func TestAStoppingAgentTakesNothingAndIsHeard(t *testing.T) {
 	for _, protocol := range []string{"ask", "split"} {
 		t.Run(protocol, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := setStage(t, protocol, &server{answer: normal})
+				s := setStage(t, protocol, &server{answer: normal, delay: func(ctx context.Context, _ call) { sleep(ctx, 50*time.Millisecond) }})
 				ended := s.start(t)
 				time.Sleep(time.Minute + time.Second)
 				if kinds := s.kindsSince(time.Time{}); len(kinds) == 0 || kinds[0] != "ALL" {
@@ -206,11 +206,12 @@ func TestAServerThatHangsDoesNotKeepAStoppingAgent(t *testing.T) {
 						<-ctx.Done()
 					}
 				}
-				s.Store.Reconfigure(&config.Config{Server: config.Server{RequestTimeout: 10 * time.Minute}})
+				yes := true
+				s.Store.Reconfigure(&config.Config{Server: config.Server{RequestTimeout: 10 * time.Minute}, Scripts: config.Scripts{Enable: &yes}})
 				ended := s.start(t)
 				time.Sleep(time.Minute + time.Second)
 				hangs.Store(true)
-				time.Sleep(30 * time.Second)
+				time.Sleep(40 * time.Second) // every loop asks
 				at := time.Now()
 				s.Stop(false)
 				if err := ended(); err != nil {

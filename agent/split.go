@@ -148,7 +148,7 @@ func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) 
 		return wire.Parts{}, nil
 	}
 	a.pulse.within(loopClaim, timeout+wait+callSlack)
-	asking, done := a.asking(ctx, wait)
+	asking, done := a.asking(ctx, wait, seats.in)
 	defer done()
 	build, waited, err := a.client().Claim(asking, seats.Kind(), wait)
 	a.pulse.within(loopClaim, timeout+slack)
@@ -187,11 +187,16 @@ func (a *Agent) pipelines(ctx context.Context) error {
 		var err error
 		if a.Store.Settings().PipelineEnable && a.roomForScript() && a.enter() {
 			var task *wire.Pipeline
-			if task, err = a.client().Pipeline(ctx); task != nil {
+			asking, done := a.asking(ctx, 0, true)
+			if task, err = a.client().Pipeline(asking); task != nil {
 				a.script(ctx, *task)
 			}
+			abandoned := err != nil && asking.Err() != nil
+			done()
 			a.building.done()
-			a.heardFrom(ctx, &server, err)
+			if !abandoned {
+				a.heardFrom(ctx, &server, err)
+			}
 		}
 		pause = p.after(err)
 	}
