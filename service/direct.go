@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -142,7 +143,11 @@ func (d *direct) Start(ctx context.Context) error {
 	}
 	cmd.Stderr = theirs
 	alone(cmd)
-	err = cmd.Start()
+	account, err := d.account()
+	if err == nil {
+		become(cmd, account)
+		err = cmd.Start()
+	}
 	err = errors.Join(err, theirs.Close())
 	if err != nil {
 		return errors.Join(fmt.Errorf("start devopsDaemon: %w", err), said.Close())
@@ -443,6 +448,35 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
+// account is the one that the daemon runs as when root commands it: the owner of the home. A home that is not root's holds
+// programs that root must not run, and its owner must be able to stop what runs there. Nil means this process's own account.
+func (d *direct) account() (*proc.Account, error) {
+	uid, gid, ok := ownerIDs(d.inst.Home)
+	if !ok || uid == 0 || os.Geteuid() != 0 {
+		return nil, nil
+	}
+	owner, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil { // an account that nobody knows by name has no groups and no home
+		return &proc.Account{UID: uid, GID: gid}, nil
+	}
+	return proc.LookupAccount(owner.Username)
+}
+
+// cron calls crontab(1) for the account that the daemon runs as.
+func (d *direct) cron(ctx context.Context, stdin string, args ...string) (string, error) {
+	account, err := d.account()
+	if err != nil {
+		return "", err
+	}
+	if account != nil {
+		if account.Name == "" {
+			return "", fmt.Errorf("account %d has no name, and so no crontab", account.UID)
+		}
+		args = append([]string{"-u", account.Name}, args...)
+	}
+	return d.crontab(ctx, stdin, args...)
+}
+
 // editCrontab puts line in the place of our lines; "" takes them out.
 func (d *direct) editCrontab(ctx context.Context, line string) error {
 	before, err := d.readCrontab(ctx)
@@ -462,7 +496,7 @@ func (d *direct) editCrontab(ctx context.Context, line string) error {
 	if after == before {
 		return nil
 	}
-	if _, err := d.crontab(ctx, after, "-"); err != nil {
+	if _, err := d.cron(ctx, after, "-"); err != nil {
 		return fmt.Errorf("write the crontab: %w", err)
 	}
 	return nil
@@ -470,7 +504,7 @@ func (d *direct) editCrontab(ctx context.Context, line string) error {
 
 // readCrontab returns the user's crontab. What cannot be read is not taken for empty: it would be overwritten.
 func (d *direct) readCrontab(ctx context.Context) (string, error) {
-	text, err := d.crontab(ctx, "", "-l")
+	text, err := d.cron(ctx, "", "-l")
 	var said *exec.ExitError
 	if errors.As(err, &said) {
 		words := strings.ToLower(string(said.Stderr))
