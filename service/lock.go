@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,9 +84,13 @@ func (i *Installation) hold(ctx context.Context, role Role, limit time.Duration)
 	return &Lock{file: own}, nil
 }
 
-// free reports whether nobody holds a role. It takes the lock for an instant.
+// free reports whether nobody holds a role. It takes the lock for an instant. A lock that is not there is not made: it would
+// belong to whoever asks, and the agent's account could not take it.
 func (i *Installation) free(role Role) (bool, error) {
 	probe := newLock(i.Path("runtime", string(role)+".lock"))
+	if _, err := os.Stat(probe.Path()); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
 	got, err := probe.TryLock()
 	if err != nil {
 		return false, fmt.Errorf("lock %s: %w", probe.Path(), err)

@@ -29,11 +29,14 @@ func (p *Prober) JarVersion(ctx context.Context, jdkDir, jdk17Dir, jar string) s
 	return jarVersion(string(output))
 }
 
-// FreeBytes is the room that is left for us on the file system of a directory.
+// FreeBytes is the room that is left for us on the file system of a directory: none on one that takes no writing.
 func FreeBytes(dir string) (uint64, error) {
 	usage, err := disk.Usage(dir)
 	if err != nil {
 		return 0, fmt.Errorf("look for room on %s: %w", dir, err)
+	}
+	if ReadOnly(dir) {
+		return 0, nil
 	}
 	return usage.Free, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,6 +83,7 @@ type facts struct {
 	goos    string
 	home    string
 	command func(verb string) string // what is to be typed for a verb
+	asRoot  func(verb string) string // the same, for a verb that needs root
 
 	homeErr     error // home cannot be looked into
 	owner       string
@@ -94,6 +96,7 @@ type facts struct {
 	expired     []string
 	network     string        // kind of network file system that home is on, "" for none
 	disk        *control.Disk // nil when it cannot be asked
+	readOnly    bool          // the file system of home takes no writing
 	words       string        // last line of the log that says why an agent ended
 
 	keeper    service.Keeper
@@ -177,7 +180,7 @@ func (d *diagnosis) noHome() {
 		if f.keeper != service.KeeperNone && f.keeper != "" {
 			seen = "; " + d.keeperWords()
 		}
-		d.add(StateUnknown, trouble, "type: "+f.command("status"), "unknown: the home %s belongs to %s and cannot be read from here%s", f.home, whose, seen)
+		d.add(StateUnknown, trouble, "type: "+f.asRoot("status"), "unknown: the home %s belongs to %s and cannot be read from here%s", f.home, whose, seen)
 		return
 	}
 	d.add(StateNotInstalled, trouble, "install a package, or type: "+f.command("install --gateway URL --token-file FILE"),
@@ -353,6 +356,11 @@ func (d *diagnosis) diskFull(disk control.Disk, running bool) {
 	if !running {
 		does = "an agent would take no builds"
 	}
+	if d.f.readOnly {
+		d.add(StateDiskFull, trouble, "look into the system's log for errors of the disk, and mount it for writing; the agent goes on by itself",
+			"NOT working: the file system of %s is read-only; %s", disk.Path, does)
+		return
+	}
 	d.add(StateDiskFull, trouble, "make room on the file system of "+disk.Path+" (see: "+du(d.f.goos, disk.Path)+"); the agent goes on by itself",
 		"NOT working: the disk is full: %s free in %s, %s needed; %s", size(disk.Free), disk.Path, size(disk.Needed), does)
 }
@@ -376,7 +384,7 @@ func (d *diagnosis) silent() {
 	case f.holder != nil && f.holder.halted:
 		d.add(StateHung, trouble, "let it go on: kill -CONT "+fmt.Sprint(pid)+replaced, "NOT working: the agent hangs: %s is halted by a signal (SIGSTOP) or a debugger", who)
 	case f.agentErr != nil && errors.Is(f.agentErr, fs.ErrPermission):
-		d.add(StateUnknown, trouble, "type: "+f.command("status"), "running, but more cannot be seen from here: %s", who)
+		d.add(StateUnknown, trouble, "type: "+f.asRoot("status"), "running, but more cannot be seen from here: %s", who)
 	case errors.Is(f.agentErr, control.ErrNobody):
 		if f.holder != nil && f.holder.Since != nil && f.now.Sub(*f.holder.Since) < 10*time.Second {
 			d.add(StateStarting, fine, "wait a moment; to look again, type: "+f.command("status --watch"), "starting: %s", who)
@@ -400,7 +408,7 @@ func (d *diagnosis) down() {
 	}
 	switch {
 	case errors.Is(f.identityErr, fs.ErrPermission) || errors.Is(f.configErr, fs.ErrPermission):
-		d.add(StateUnknown, trouble, "type: "+f.command("status"), "unknown: the files in %s cannot be read from here", f.home)
+		d.add(StateUnknown, trouble, "type: "+f.asRoot("status"), "unknown: the files in %s cannot be read from here (%v)", f.home, reason(cmp.Or(f.identityErr, f.configErr)))
 		return
 	case isMissing(f.identityErr):
 		d.add(StateNotInstalled, trouble, "enrol the machine, then install: "+enrol+" && "+f.command("install"),
@@ -424,7 +432,7 @@ func (d *diagnosis) down() {
 		d.add(StateConfig, trouble, hintOf(f.configErr, "correct that line")+"; then type: "+f.command("start"), "%s%v", prefix, f.configErr)
 	}
 	if f.identityErr != nil {
-		d.add(StateConfig, trouble, hintOf(f.identityErr, "correct that line")+"; then type: "+f.command("start"), "%s%v", prefix, f.identityErr)
+		d.add(StateConfig, trouble, hintOf(f.identityErr, "look at that file")+"; then type: "+f.command("start"), "%s%v", prefix, f.identityErr)
 	}
 	if f.certErr != nil {
 		d.add(StateConfig, trouble, hintOf(f.certErr, "put certificates in PEM form into it, or remove it"), "%s%v", prefix, f.certErr)
@@ -468,7 +476,7 @@ func (d *diagnosis) down() {
 		if f.kept.ExitCode > 0 {
 			how = fmt.Sprintf(", last exit code %d", f.kept.ExitCode)
 		}
-		d.add(StateStopped, trouble, "type: "+f.command("start"), "stopped%s; %s%s", when, d.keeperWords(), how)
+		d.add(StateStopped, trouble, "type: "+f.command("start"), "stopped%s; kept by %s%s", when, d.keeperWords(), how)
 	}
 }
 
@@ -526,8 +534,16 @@ func (d *diagnosis) always() {
 		case !f.kept.Enabled && f.keeper != service.KeeperDaemon:
 			d.add(StateKeeper, warning, "type: "+f.command("install"), "%s is disabled: the agent will not start with the machine", d.keeperName())
 		}
-		if f.configErr != nil && f.agent != nil {
-			d.add(StateConfig, warning, hintOf(f.configErr, "correct that line"), "the running agent goes on with its old settings, the next one cannot start: %v", f.configErr)
+		if f.agent != nil {
+			identityErr := f.identityErr
+			if f.willEnrol && isMissing(identityErr) { // it enrols
+				identityErr = nil
+			}
+			for _, err := range []error{f.configErr, identityErr, f.certErr} {
+				if err != nil && !denied(err) {
+					d.add(StateConfig, warning, hintOf(err, "look at that file"), "the running agent goes on with its old settings, the next one cannot start: %v", err)
+				}
+			}
 		}
 	}
 	if len(f.expired) > 0 && f.homeErr == nil && !d.has(StateCertificate) {

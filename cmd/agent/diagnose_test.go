@@ -33,6 +33,7 @@ func healthy() *facts {
 	return &facts{
 		now: night, goos: "linux", home: "/var/lib/devops-agent", identity: "agt-1", gateway: "http://ci.example.com",
 		command: func(verb string) string { return "devopsAgent " + verb },
+		asRoot:  func(verb string) string { return "sudo devopsAgent " + verb },
 		keeper:  service.KeeperSystemd, name: "devops-agent.service",
 		kept:   service.State{Installed: true, Enabled: true, Running: true, PID: 7, Since: night.Add(-time.Hour), Detail: "active (running)", ExitCode: -1},
 		held:   true,
@@ -137,6 +138,10 @@ func cases() map[string]diagnosed {
 			f.agent.Disk.Free = 0
 			problem(control.Unreachable, "x")(f)
 		}, StateUnreachable, 1, "NOT working: the server", "", []State{StateDiskFull}},
+		"read-only file system": {healthy(), func(f *facts) { f.agent.Disk.Free, f.readOnly = 0, true }, StateDiskFull, 1,
+			"NOT working: the file system of /var/lib/devops-agent is read-only; builds are not taken", "mount it for writing", nil},
+		"read-only file system, stopped": {stopped(), func(f *facts) { f.disk.Free, f.readOnly = 0, true }, StateDiskFull, 1,
+			"NOT working: the file system of /var/lib/devops-agent is read-only; an agent would", "mount it for writing", []State{StateStopped}},
 		"no worker": {healthy(), func(f *facts) { f.agent.Worker = true }, StateNoWorker, 1, "NOT working: no worker on this machine", "devopsWorker", nil},
 
 		"stopped":         {stopped(), nil, StateStopped, 3, "stopped since 2026-11-2", "devopsAgent start", nil},
@@ -151,16 +156,16 @@ func cases() map[string]diagnosed {
 			f.keeper, f.name, f.kept = service.KeeperDaemon, "", service.State{Installed: true, Running: true, PID: 5, ExitCode: -1}
 			f.daemon = &control.DaemonStatus{PID: 5, Restarts: 9, LastExit: "exit status 1", NextStart: before(-6 * time.Second)}
 		}, StateCrashLoop, 1, "NOT working: crash loop: the agent ends soon after each start (exit status 1, 9 restarts, next start at ", "devopsAgent logs -n 50", nil},
-		"not installed, no home": {&facts{now: night, goos: "linux", home: "/none", command: healthy().command, keeper: service.KeeperNone,
+		"not installed, no home": {&facts{now: night, goos: "linux", home: "/none", command: healthy().command, asRoot: healthy().asRoot, keeper: service.KeeperNone,
 			homeErr: &fs.PathError{Op: "stat", Path: "/none", Err: fs.ErrNotExist}}, nil, StateNotInstalled, 4, "not installed: there is no agent in /none (file does not exist)", "install", nil},
 		"not installed, no identity": {stopped(), func(f *facts) {
 			f.keeper, f.name, f.kept, f.identity, f.identityErr = service.KeeperNone, "", service.State{ExitCode: -1}, "", none
 		}, StateNotInstalled, 4, "not installed: /var/lib/devops-agent has no identity", "devopsAgent enroll", nil},
 		"no identity, but told how to get one": {stopped(), func(f *facts) { f.identityErr, f.willEnrol = none, true }, StateStopped, 3, "stopped since", "devopsAgent start", nil},
-		"home of another": {&facts{now: night, goos: "linux", home: "/h", command: healthy().command, owner: "ci", keeper: service.KeeperNone,
-			homeErr: &fs.PathError{Op: "open", Path: "/h", Err: fs.ErrPermission}}, nil, StateUnknown, 4, "unknown: the home /h belongs to ci and cannot be read from here", "devopsAgent status", nil},
-		"files of another":  {stopped(), func(f *facts) { f.identityErr = &fs.PathError{Op: "open", Path: "/h", Err: fs.ErrPermission} }, StateUnknown, 4, "unknown: the files in", "devopsAgent status", nil},
-		"socket of another": {silent(fmt.Errorf("ask the agent: %w", fs.ErrPermission)), nil, StateUnknown, 4, "running, but more cannot be seen from here: pid 7", "devopsAgent status", nil},
+		"home of another": {&facts{now: night, goos: "linux", home: "/h", command: healthy().command, asRoot: healthy().asRoot, owner: "ci", keeper: service.KeeperNone,
+			homeErr: &fs.PathError{Op: "open", Path: "/h", Err: fs.ErrPermission}}, nil, StateUnknown, 4, "unknown: the home /h belongs to ci and cannot be read from here", "sudo devopsAgent status", nil},
+		"files of another":  {stopped(), func(f *facts) { f.identityErr = &fs.PathError{Op: "open", Path: "/h", Err: fs.ErrPermission} }, StateUnknown, 4, "unknown: the files in", "sudo devopsAgent status", nil},
+		"socket of another": {silent(fmt.Errorf("ask the agent: %w", fs.ErrPermission)), nil, StateUnknown, 4, "running, but more cannot be seen from here: pid 7", "sudo devopsAgent status", nil},
 
 		"second copy by hand": {healthy(), func(f *facts) {
 			f.agent.PID, f.holder = 42, &process{PID: 42, Executable: "/home/ci/devopsAgent", User: "ci", Since: before(time.Hour)}
@@ -186,6 +191,9 @@ func cases() map[string]diagnosed {
 		"broken agent.toml": {stopped(), func(f *facts) { f.configErr, f.kept.Detail = keyError, "activating (auto-restart)" }, StateConfig, 1,
 			"NOT working: it cannot start: /etc/devops-agent/agent.toml:4: builds.paralel is not a setting", "did you mean builds.parallel?", []State{StateCrashLoop}},
 		"broken agent.toml, running": {healthy(), func(f *facts) { f.configErr = keyError }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
+		"broken identity, running":   {healthy(), func(f *facts) { f.identityErr = keyError }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
+		"broken .cert, running":      {healthy(), func(f *facts) { f.certErr = errors.New("no certificate in it") }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
+		"enrolling":                  {healthy(), func(f *facts) { f.identityErr, f.willEnrol = none, true }, StateRunning, 0, "working: idle", "", nil},
 		"broken identity":            {stopped(), func(f *facts) { f.identityErr = keyError }, StateConfig, 1, "stopped, and it cannot start: ", "did you mean", []State{StateStopped}},
 		"broken .cert":               {stopped(), func(f *facts) { f.certErr = errors.New("no certificate in it") }, StateConfig, 1, "stopped, and it cannot start: no certificate", "PEM", nil},
 		"network file system":        {stopped(), func(f *facts) { f.network = "nfs" }, StateConfig, 1, "stopped, and it cannot start: /var/lib/devops-agent is on a network file system (nfs)", "local disk", nil},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -86,7 +87,7 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 	if gateway == "" {
 		return "", false, &missingError{"no gateway", "give its address by --gateway, or as gateway of [enroll] in agent.toml"}
 	}
-	token, err := readToken(tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
+	token, err := readToken(cmd.Context(), tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
 	if err != nil {
 		return "", false, err
 	}
@@ -146,9 +147,27 @@ func (e *missingError) Error() string { return "enroll: " + e.what }
 func (e *missingError) Hint() string { return e.do }
 
 // readToken reads the install token. A person at a terminal is asked, and what they type is not shown.
-func readToken(file string, stdin io.Reader, prompt io.Writer) (wire.Secret, error) {
+func readToken(ctx context.Context, file string, stdin io.Reader, prompt io.Writer) (wire.Secret, error) {
 	var data []byte
 	var err error
+	// Nobody can interrupt a read of a terminal or a pipe: it is left behind, and ends with the program.
+	patiently := func(read func() ([]byte, error)) ([]byte, error) {
+		type answer struct {
+			data []byte
+			err  error
+		}
+		answered := make(chan answer, 1)
+		go func() {
+			data, err := read()
+			answered <- answer{data, err}
+		}()
+		select {
+		case a := <-answered:
+			return a.data, a.err
+		case <-ctx.Done():
+			return nil, errors.New("interrupted")
+		}
+	}
 	keyboard, _ := stdin.(*os.File)
 	switch variable := os.Getenv(job.TokenVariable); {
 	case file != "" && file != "-":
@@ -157,10 +176,14 @@ func readToken(file string, stdin io.Reader, prompt io.Writer) (wire.Secret, err
 		data = []byte(variable)
 	case keyboard != nil && term.IsTerminal(int(keyboard.Fd())):
 		_, _ = fmt.Fprint(prompt, "install token: ")
-		data, err = term.ReadPassword(int(keyboard.Fd()))
+		before, _ := term.GetState(int(keyboard.Fd()))
+		data, err = patiently(func() ([]byte, error) { return term.ReadPassword(int(keyboard.Fd())) })
+		if ctx.Err() != nil && before != nil {
+			_ = term.Restore(int(keyboard.Fd()), before) // what is typed next is to be seen again
+		}
 		_, _ = fmt.Fprintln(prompt)
 	default:
-		data, err = io.ReadAll(io.LimitReader(stdin, 64<<10))
+		data, err = patiently(func() ([]byte, error) { return io.ReadAll(io.LimitReader(stdin, 64<<10)) })
 	}
 	if err != nil {
 		return "", fmt.Errorf("enroll: read install token: %w", err)

@@ -39,7 +39,7 @@ const (
 func look(ctx context.Context, where located) *facts {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	f := &facts{now: time.Now(), goos: runtime.GOOS, home: where.home, command: where.command, keeper: service.KeeperNone}
+	f := &facts{now: time.Now(), goos: runtime.GOOS, home: where.home, command: where.command, asRoot: where.asRoot, keeper: service.KeeperNone}
 	f.kept.ExitCode, f.kept.Restarts = -1, -1
 	inst, err := service.Open(where.home)
 	if err != nil {
@@ -266,8 +266,9 @@ func measure(inst *service.Installation) func(*facts) {
 	if err != nil {
 		return func(f *facts) { f.network = kind }
 	}
+	readOnly := host.ReadOnly(inst.Home)
 	return func(f *facts) {
-		f.network, f.disk = kind, &control.Disk{Path: inst.Home, Free: free, Needed: leastFree}
+		f.network, f.readOnly, f.disk = kind, readOnly, &control.Disk{Path: inst.Home, Free: free, Needed: leastFree}
 	}
 }
 

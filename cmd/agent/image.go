@@ -25,6 +25,10 @@ func prepareCommand(where *place) *cobra.Command {
 			if err := l.mayChange(cmd, nil); err != nil {
 				return err
 			}
+			if !lived(inst.Home) { // the files of others stay
+				say(cmd, "nothing to do: no agent has lived in %s", inst.Home)
+				return nil
+			}
 			lock, err := quiescent(cmd.Context(), l, inst, "prepare-image")
 			if err != nil {
 				return err
@@ -47,7 +51,7 @@ func prepareCommand(where *place) *cobra.Command {
 			if err := remove(inst, []string{config.PropertiesFile}); err != nil {
 				return err
 			}
-			if err := remove(inst, []string{config.BackupFile, ".enrolment", ".agent-package-*", ".debug", "logs", "build_tmp", "docker_build_tmp",
+			if err := remove(inst, []string{config.BackupFile, ".enrolment", ".agent-package-*", ".debug", ".removed", "logs", "build_tmp", "docker_build_tmp",
 				"telegraf.conf", "hs_err_pid*", "devops_agent_start_*", "devops_agent_prepare_start_*", "devops_pipeline_*"}); err != nil {
 				return err
 			}

@@ -361,11 +361,7 @@ func uninstallCommand(where *place) *cobra.Command {
 			"with identity, programs and workspace. With --purge all that the agent made in its home is removed as well: identity,\n" +
 			"programs, logs, build files and the workspace in the home. agent.toml and what is outside stay.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var args []string
-			if purge {
-				args = append(args, "--purge")
-			}
-			a, err := where.agent(cmd, args...)
+			a, err := where.agent(cmd)
 			if errors.Is(err, os.ErrNotExist) {
 				say(cmd, "not installed")
 				return nil
@@ -373,8 +369,12 @@ func uninstallCommand(where *place) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if !lived(a.inst.Home) && a.keeper == nil { // purge would remove the files of others
+				say(cmd, "not installed: no agent has lived in %s", a.inst.Home)
+				return nil
+			}
 			if a.keeper != nil {
-				if err := a.mayCommand(cmd, args, a.keeper.Keeper(), a.keeper.Name()); err != nil {
+				if err := a.mayCommand(cmd, nil, a.keeper.Keeper(), a.keeper.Name()); err != nil {
 					return err
 				}
 			}
@@ -424,7 +424,7 @@ func (a *agentOf) uninstall(cmd *cobra.Command, now bool) error {
 // never crosses a directory, so that a link to somewhere else is removed, and not what it leads to.
 func belongings() []string {
 	return []string{
-		config.PropertiesFile, config.BackupFile, ".enrolment", ".agent-package-*", config.CertFile, ".debug", ".install_type", ".keeper", ".env", ".path",
+		config.PropertiesFile, config.BackupFile, ".enrolment", ".agent-package-*", config.CertFile, ".debug", ".install_type", ".keeper", ".removed", ".env", ".path",
 		".daemon_upgrade", "runtime", "logs", "tmp", "build_tmp", "docker_build_tmp", "docker_workspace", "workspace", "jdk", "jdk[0-9]*", "jdk_[0-9]*", "jre", "jre.zip", "jdk.zip", "jdk17.zip",
 		"agent.zip", "batch.zip", "worker-agent.jar", "telegraf.conf", "agent_docker_init.sh", "hs_err_pid*", "devops_agent_start_*.sh",
 		"devops_agent_prepare_start_*.sh", "devops_pipeline_*", "install.sh", "start.sh", "stop.sh", "uninstall.sh", "install.bat", "start.bat", "stop.bat",

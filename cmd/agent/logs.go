@@ -46,7 +46,11 @@ func logsCommand(where *place) *cobra.Command {
 					warn(cmd, "the journal has it too: journalctl --user -u %s", shell(keeper.Name()))
 				}
 			}
-			if err := showLog(cmd.Context(), cmd.OutOrStdout(), path, lines, follow); err != nil {
+			err = showLog(cmd.Context(), cmd.OutOrStdout(), path, lines, follow)
+			if errors.Is(err, os.ErrNotExist) {
+				return &adviceError{"logs: " + path + " is not there: " + name + " has not run here yet", "to see why, type: " + l.command("status")}
+			}
+			if err != nil {
 				return fmt.Errorf("show log: %w", err)
 			}
 			return nil
@@ -111,31 +115,40 @@ func lastLines(file *os.File, n int) (tail []byte, end int64, err error) {
 		return nil, 0, err
 	}
 	end = info.Size()
-	const block, most = 64 << 10, 64 << 20
-	for at := end; at > 0 && end-at < most && n > 0; {
-		size := min(block, at)
-		at -= size
-		piece := make([]byte, size, int(size)+len(tail))
-		if _, err := file.ReadAt(piece, at); err != nil {
-			return nil, 0, err
-		}
-		tail = append(piece, tail...)
-		if bytes.Count(tail, []byte("\n")) > n {
-			break
-		}
-	}
-	text := bytes.TrimSuffix(tail, []byte("\n"))
-	for range n {
-		i := bytes.LastIndexByte(text, '\n')
-		if i < 0 {
-			return tail, end, nil
-		}
-		text = text[:i]
-	}
 	if n == 0 {
 		return nil, end, nil
 	}
-	return tail[len(text)+1:], end, nil
+	const block, most = 64 << 10, 64 << 20
+	piece := make([]byte, block)
+	begin, left := end, n // of the lines; those still to be found
+	for begin > 0 && end-begin < most {
+		size := min(block, begin)
+		if _, err := file.ReadAt(piece[:size], begin-size); err != nil {
+			return nil, 0, err
+		}
+		text := piece[:size]
+		if begin == end { // the end of the last line begins none
+			text = bytes.TrimSuffix(text, []byte("\n"))
+		}
+		for left > 0 {
+			i := bytes.LastIndexByte(text, '\n')
+			if i < 0 {
+				break
+			}
+			if left--; left == 0 {
+				begin = begin - size + int64(i) + 1
+				break
+			}
+			text = text[:i]
+		}
+		if left == 0 {
+			break
+		}
+		begin -= size
+	}
+	tail = make([]byte, end-begin)
+	_, err = file.ReadAt(tail, begin)
+	return tail, end, err
 }
 
 // followLog copies what is added to a log, from end on, until the context ends. A log that is renamed is read to its end

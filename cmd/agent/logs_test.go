@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -136,5 +137,27 @@ func TestLastWords(t *testing.T) {
 	}
 	if got := lastWords(path, now.Add(time.Hour)); got != "" {
 		t.Errorf("of yesterday: %q", got)
+	}
+}
+
+// TestOneEndlessLine: reading backwards costs what is read, not the square of it.
+func TestOneEndlessLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const size = 16 << 20
+	write(t, path, strings.Repeat("x", size)+"\n")
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	tail, end, err := lastLines(file, 3)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(tail) != size+1 || end != size+1 {
+		t.Errorf("%d bytes until %d, %v", len(tail), end, err)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > 2*size {
+		t.Errorf("%d MiB for a log of %d", got>>20, size>>20)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +45,7 @@ func commands(umask int) *cobra.Command {
 			return runAgent(cmd.Context(), where.home, false, stderr, umask)
 		},
 	}
-	root.PersistentFlags().StringVar(&where.home, "home", "", "home directory of the agent (default: that of the program, or of the package)")
+	root.PersistentFlags().Var(directory{&where.home}, "home", "home directory of the agent (default: that of the program, or of the package)")
 	root.PersistentFlags().StringVar(&where.instance, "instance", "", "one of several agents of a host, by its name (Linux packages)")
 	root.PersistentFlags().BoolVar(&stderr, "stderr", false, "log to standard error as well, also when it is no terminal")
 	root.SuggestionsMinimumDistance = 2
@@ -81,7 +82,7 @@ func commands(umask int) *cobra.Command {
 			if len(args) == 0 {
 				return runAgent(cmd.Context(), where.home, true, stderr, umask)
 			}
-			return switchDebug(where, args[0])
+			return switchDebug(cmd, where, args)
 		},
 	}, enrollCommand(&where), installCommand(&where), uninstallCommand(&where), startCommand(&where), stopCommand(&where),
 		restartCommand(&where), drainCommand(&where),
@@ -119,7 +120,7 @@ func (e *usageError) Unwrap() error { return e.err }
 func (e *usageError) Hint() string {
 	if len(e.args) > 0 && !e.cmd.HasParent() {
 		if meant := e.cmd.SuggestionsFor(e.args[0]); len(meant) > 0 {
-			return "did you mean \"" + e.cmd.CommandPath() + " " + meant[0] + "\"?"
+			return "did you mean \"" + e.cmd.CommandPath() + " " + strings.Join(meant, "\" or \""+e.cmd.CommandPath()+" ") + "\"?"
 		}
 	}
 	return "\"" + e.cmd.CommandPath() + " --help\" says what there is"
@@ -137,15 +138,20 @@ func open(home string) (*service.Installation, error) {
 }
 
 // switchDebug makes or removes the marker of debug mode (protocol §2.1, .debug).
-func switchDebug(where place, word string) error {
-	_, inst, err := where.open()
+func switchDebug(cmd *cobra.Command, where place, args []string) error {
+	l, inst, err := where.open()
 	if err != nil {
 		return err
 	}
-	marker := inst.Path(".debug")
+	if err := l.mayChange(cmd, args); err != nil {
+		return err
+	}
+	marker, word := inst.Path(".debug"), args[0]
 	switch word {
 	case "on":
-		err = os.WriteFile(marker, nil, 0o600)
+		if err = os.WriteFile(marker, nil, 0o600); err == nil {
+			err = giveToOwner(inst, "")
+		}
 	case "off":
 		if err = os.Remove(marker); errors.Is(err, os.ErrNotExist) {
 			err = nil

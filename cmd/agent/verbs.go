@@ -376,14 +376,24 @@ func drainCommand(where *place) *cobra.Command {
 			}
 			tick := time.NewTicker(500 * time.Millisecond)
 			defer tick.Stop()
+			var gone time.Time // since when no agent answers
 			for {
 				var status control.Status
-				if err := a.ask(ctx, control.Request{Op: control.OpStatus}, &status); err != nil {
-					return a.silentError("drain", err)
-				}
-				if n := len(status.Builds); n == 0 || !wait {
+				err := a.ask(ctx, control.Request{Op: control.OpStatus}, &status)
+				switch n := len(status.Builds); {
+				case ctx.Err() != nil: // below
+				case err == nil && (n == 0 || !wait):
 					say(cmd, "draining: %s running", count(n, "build"))
 					return nil
+				case err == nil:
+					gone = time.Time{}
+				case gone.IsZero():
+					gone = time.Now()
+					fallthrough
+				default: // the builds of one that died go on, and the next one, which drains as well, takes them up
+					if !wait || !a.returns(ctx) || time.Since(gone) > returnLimit {
+						return a.silentError("drain", err)
+					}
 				}
 				select {
 				case <-ctx.Done():
@@ -395,6 +405,18 @@ func drainCommand(where *place) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when no build runs any more")
 	return cmd
+}
+
+// returnLimit is how long an agent may be away until nobody waits for its return: a crash loop's longest pause, and a start.
+const returnLimit = 45 * time.Second
+
+// returns reports whether an agent that does not answer comes back by itself.
+func (a *agentOf) returns(ctx context.Context) bool {
+	if a.keeper == nil {
+		return false
+	}
+	idle, err := a.idle(ctx)
+	return err == nil && !idle
 }
 
 // askCommand is a verb that is one question to the agent.

@@ -75,8 +75,8 @@ func TestPrepareImage(t *testing.T) {
 		want = append(want, "docker_workspace")
 	}
 	slices.Sort(want)
-	for range 2 {
-		if got := call(t, "", nil, "prepare-image", "--yes", "--home", home); got.code != 0 || !strings.HasPrefix(got.stdout, "prepared: ") {
+	for _, says := range []string{"prepared: ", "nothing to do: "} {
+		if got := call(t, "", nil, "prepare-image", "--yes", "--home", home); got.code != 0 || !strings.HasPrefix(got.stdout, says) {
 			t.Fatalf("%+v", got)
 		}
 		after := tree(t, home)
@@ -142,7 +142,7 @@ func TestVerbsOnNothing(t *testing.T) {
 		{[]string{"drain"}, 1, "", "devopsAgent: drain: the agent does not run", "start"},
 		{[]string{"resume"}, 1, "", "devopsAgent: resume: the agent does not run", "start"},
 		{[]string{"reload"}, 1, "", "devopsAgent: reload: the agent does not run", "start"},
-		{[]string{"logs"}, 1, "", "devopsAgent: show log: open ", ""},
+		{[]string{"logs"}, 1, "", "devopsAgent: logs: ", "status"},
 		{[]string{"reinstall", "-y"}, 1, "", "devopsAgent: reinstall is not a verb of this agent", "repair"},
 		{[]string{"install", "nonsense"}, 1, "", "devopsAgent: invalid argument \"nonsense\"", "--help"},
 		{[]string{"install", "direct"}, 1, "", "devopsAgent: install: " + home + " has no identity", "install --gateway URL --token-file FILE"},
@@ -290,6 +290,65 @@ func TestWords(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0 B", 1 << 10: "1 KiB", 64 << 20: "64 MiB", 3 << 29: "1.5 GiB"} {
 		if got := size(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestFilesOfOthersStay: a directory in which no agent ever lived may have a logs or workspace directory of its own.
+func TestFilesOfOthersStay(t *testing.T) {
+	home := t.TempDir()
+	files(t, home, "logs/theirs.log", "runtime/theirs", "workspace/precious", "tmp/theirs")
+	before := tree(t, home)
+	for _, args := range [][]string{{"prepare-image", "--yes"}, {"uninstall"}, {"uninstall", "--purge", "--yes"}} {
+		got := call(t, "", nil, append(args, "--home", home)...)
+		if got.code != 0 || !strings.Contains(got.stdout, "no agent has lived in "+home) || strings.Contains(got.stdout, "stays") {
+			t.Errorf("%q: %+v", args, got)
+		}
+	}
+	if after := tree(t, home); !slices.Equal(before, after) {
+		t.Errorf("%v became %v", before, after)
+	}
+}
+
+// TestAnEmptyHomeIsAMistake: of a script whose variable is empty; it must not mean another agent.
+func TestAnEmptyHomeIsAMistake(t *testing.T) {
+	for _, verb := range []string{"status", "uninstall", "prepare-image", "start", "run", "version"} {
+		if got := call(t, "", nil, verb, "--home", ""); got.code != 1 || !strings.Contains(got.stderr, "--home") || !strings.Contains(got.stderr, "it is empty") {
+			t.Errorf("%s: %+v", verb, got)
+		}
+	}
+}
+
+// TestNoHome: every verb says so, and what to do.
+func TestNoHome(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	for _, args := range [][]string{{"start"}, {"stop"}, {"restart"}, {"drain"}, {"resume"}, {"reload"}, {"logs"}, {"repair"}, {"debug", "on"}, {"prepare-image"}} {
+		got := call(t, "", nil, append(args, "--home", none)...)
+		if got.code != 1 || !strings.Contains(got.stderr, "there is no agent in "+none) || !strings.Contains(got.stderr, "hint: name the home of an agent with --home") {
+			t.Errorf("%q: %+v", args, got)
+		}
+	}
+}
+
+// TestTypedAgain: what is advised to be typed with sudo is what was typed, with its flags.
+func TestTypedAgain(t *testing.T) {
+	for _, args := range [][]string{
+		{"stop", "--now"}, {"uninstall", "--purge", "--yes"}, {"enroll", "--again", "--gateway=http://ci", "--token-file='my token'"},
+		{"install", "service", "--linger=false"}, {"debug", "on"}, {"stop", "--timeout=1m30s"},
+	} {
+		root := commands(0o022)
+		cmd, rest, err := root.Find(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, word := range rest {
+			rest[i] = strings.ReplaceAll(word, "'", "")
+		}
+		if err := cmd.ParseFlags(append(rest, "--home", "/h", "--stderr")); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := typed(cmd, cmd.Flags().Args()), strings.Join(args, " "); got != want {
+			t.Errorf("%q, and not %q", got, want)
 		}
 	}
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/service"
@@ -81,13 +84,68 @@ func (p place) open() (located, *service.Installation, error) {
 		return l, nil, err
 	}
 	inst, err := service.Open(l.home)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil, &noHomeError{home: l.home, command: l.command("install --gateway URL --token-file FILE"), err: err}
+	}
 	return l, inst, err
 }
+
+// noHomeError: the directory of an agent is not there.
+type noHomeError struct {
+	home, command string
+	err           error
+}
+
+// Error names it.
+func (e *noHomeError) Error() string { return "there is no agent in " + e.home + ": no such directory" }
+
+// Unwrap returns the cause.
+func (e *noHomeError) Unwrap() error { return e.err }
+
+// Hint says how to name another, or to make this one.
+func (e *noHomeError) Hint() string {
+	return "name the home of an agent with --home DIR; for a new agent there: " + e.command
+}
+
+// directory is the value of --home. An empty one is a mistake, as of a script whose variable is empty: it must not mean
+// some other agent.
+type directory struct{ path *string }
+
+// String is the value.
+func (d directory) String() string {
+	if d.path == nil {
+		return ""
+	}
+	return *d.path
+}
+
+// Set takes a value that is not empty.
+func (d directory) Set(value string) error {
+	if value == "" {
+		return errors.New("it is empty")
+	}
+	*d.path = value
+	return nil
+}
+
+// Type is what help calls it.
+func (directory) Type() string { return "string" }
 
 // isHome reports whether an agent lived in a directory, or was registered there.
 func isHome(dir string) bool {
 	for _, name := range []string{config.PropertiesFile, config.BackupFile, ".keeper", ".install_type", "runtime"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// lived reports whether an agent lived in a directory for certain: what is called as an agent calls its files may be removed
+// there.
+func lived(dir string) bool {
+	for _, name := range []string{config.PropertiesFile, config.BackupFile, ".keeper", ".install_type", ".enrolment", "runtime/agent.lock", "runtime/agent.pid"} {
+		if _, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name))); err == nil {
 			return true
 		}
 	}
@@ -117,6 +175,19 @@ func (l located) command(verb string) string {
 		words = append([]string{"sudo"}, words...)
 	}
 	return strings.Join(words, " ")
+}
+
+// asRoot is the same for a verb that needs root although the home is this account's.
+func (l located) asRoot(verb string) string {
+	command := l.command(verb)
+	if runtime.GOOS == "windows" || isRoot() || strings.HasPrefix(command, "sudo ") {
+		return command
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return "sudo " + command
+	}
+	return strings.Join([]string{"sudo", shell(own), verb, "--home", shell(l.home)}, " ")
 }
 
 // adviceError is an error with its hint.
@@ -159,8 +230,25 @@ func (l located) mayChange(cmd *cobra.Command, args []string) error {
 	if !mustSudo(l.home) {
 		return nil
 	}
-	verb := strings.Join(append([]string{cmd.Name()}, args...), " ")
-	return &rightsError{what: fmt.Sprintf("%s %s: it belongs to %s", cmd.Name(), l.home, ownerOf(l.home)), command: l.command(verb)}
+	return &rightsError{what: fmt.Sprintf("%s %s: it belongs to %s", cmd.Name(), l.home, ownerOf(l.home)), command: l.command(typed(cmd, args))}
+}
+
+// typed is a verb with its arguments and flags as they were typed, but for those that say which agent is meant.
+func typed(cmd *cobra.Command, args []string) string {
+	words := []string{cmd.Name()}
+	for _, arg := range args {
+		words = append(words, shell(arg))
+	}
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		switch {
+		case !f.Changed:
+		case f.Value.Type() == "bool" && f.Value.String() == "true":
+			words = append(words, "--"+f.Name)
+		default:
+			words = append(words, "--"+f.Name+"="+shell(f.Value.String()))
+		}
+	})
+	return strings.Join(words, " ")
 }
 
 // system says whether a keeper is the system's, which only root commands.
@@ -173,12 +261,5 @@ func (l located) mayCommand(cmd *cobra.Command, args []string, k service.Keeper,
 	if !system(k) || isRoot() {
 		return nil
 	}
-	verb := strings.Join(append([]string{cmd.Name()}, args...), " ")
-	command := l.command(verb)
-	if runtime.GOOS != "windows" && !strings.HasPrefix(command, "sudo ") {
-		if abs, err := os.Executable(); err == nil {
-			command = strings.Join([]string{"sudo", shell(abs), verb, "--home", shell(l.home)}, " ")
-		}
-	}
-	return &rightsError{what: fmt.Sprintf("%s: %s is commanded by root alone", cmd.Name(), keeperName(k, name)), command: command}
+	return &rightsError{what: fmt.Sprintf("%s: %s is commanded by root alone", cmd.Name(), keeperName(k, name)), command: l.asRoot(typed(cmd, args))}
 }
