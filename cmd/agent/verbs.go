@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/cmd/internal/batch"
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/service/control"
@@ -468,7 +469,11 @@ func olderWords(where *place) []*cobra.Command {
 			return installing{where: where}.register(cmd, a, a.keeper)
 		},
 	}
-	return []*cobra.Command{reinstall, monitor, repair}
+	installer := &cobra.Command{
+		Use: "installer", Short: "What the program installer does, which calls this", Hidden: true, DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error { return batch.Run(cmd.Context(), args) },
+	}
+	return []*cobra.Command{reinstall, monitor, repair, installer}
 }
 
 // isTerminalFile says whether a person types there.

@@ -27,6 +27,7 @@ func daemonScenarios() []scenario {
 		both("daemon of a removed agent", daemonOfRemoved, 101),
 		both("daemon beside a foreign agent", daemonBesideForeign, 102),
 		both("daemon of the original", originalDaemon, 98, 99, 102),
+		both("drain --wait and a killed agent", drainWaits, 103),
 		both("upgrader's command line", upgraderArguments, 105, 106),
 		both("upgrader and total-lock", upgraderUnderTotal, 108),
 	}
@@ -180,6 +181,50 @@ func daemonUnderTotal(s *S) {
 	_ = total.Close()
 	w.next(mark, 10*time.Second)
 	s.check(100, w.one(), "agents after it was free: %v", w.agents())
+}
+
+// drainWaits: the verb outlives the agent that it asked; the next one drains, too, and has the build.
+func drainWaits(s *S) {
+	w := s.world(lab.HomeOptions{})
+	build := lab.NewBuild()
+	open := w.home.Gate(build)
+	w.rec.Queue(build)
+	daemon := w.guard()
+	w.mustBegin(40*time.Second, build)
+	type end struct {
+		stdout, stderr string
+		code           int
+	}
+	ended := make(chan end, 1)
+	go func() {
+		var e end
+		e.stdout, e.stderr, e.code = verb(s, w.home.Path("devopsAgent"), w.home.Dir, "drain", "--wait")
+		ended <- e
+	}()
+	if !lab.Eventually(10*time.Second, func() bool { return w.home.Has("runtime/draining") }) {
+		s.Fatalf("not draining: %s", w.home.Log())
+	}
+	mark := w.rec.Mark()
+	w.killAgent()
+	w.next(mark, 10*time.Second)
+	w.beats(1)
+	select {
+	case e := <-ended:
+		s.check(103, false, "drain --wait did not wait for the build: exit %d, %s%s", e.code, e.stdout, e.stderr)
+		open()
+	default:
+		open()
+		e := <-ended
+		if e.code != 0 || e.stdout != "draining: 0 builds running\n" {
+			s.check(103, false, "drain --wait: exit %d, %s%s", e.code, e.stdout, e.stderr)
+		}
+	}
+	if err := daemon.Term(); err != nil {
+		s.Fatalf("%v", err)
+	}
+	if code, err := daemon.Wait(30 * time.Second); err != nil || code != 0 {
+		s.check(103, false, "the daemon after SIGTERM: code %d, %v", code, err)
+	}
 }
 
 func daemonOfRemoved(s *S) {

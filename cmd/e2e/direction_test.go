@@ -30,7 +30,7 @@ func floor() []string {
 }
 
 func rooms() map[string]room {
-	program := append(floor(), "cmd/internal/cli")
+	program := append(floor(), "cmd/internal/cli", "cmd/internal/batch")
 	return map[string]room{
 		"systemd":             {"A unit file for the agent, and the conversation with systemctl.", nil},
 		"launchd":             {"A launchd job for the agent, and the conversation with launchctl.", nil},
@@ -50,6 +50,7 @@ func rooms() map[string]room {
 		"controller":          {"BK-CI for one machine: the other end of the wire on SQLite, with a web page; in memory for tests.", []string{"agent/wire"}},
 		"packaging":           {"One manifest, four packages: .deb .rpm (nfpm), .pkg .msi (our writers).", []string{"service", "systemd", "launchd", "windows", "packaging/internal/"}},
 		"cmd/internal/cli":    {"How a program starts, prints its error and picks its exit code.", []string{"service"}},
+		"cmd/internal/batch":  {"What BK-CI's batch installation asks of an installer: another identity for a copy of an image, and the agent's verbs.", append(floor(), "cmd/internal/cli")},
 		"cmd/internal/lab":    {"The test lab: an install tree, a controller, real processes, a power switch.", program},
 		"cmd/e2e":             {"Tests that drive the built programs. Nothing else.", []string{"cmd/internal/lab"}},
 		"cmd/":                {"", program}, // the programs

@@ -1,3 +1,3 @@
-// Command installer registers and removes an agent the way BK-CI's batch installation calls it (protocol §5.6): flags and
-// wiring over the verbs of devopsAgent.
+// Command installer is the name by which BK-CI's batch installation calls the agent of its home (protocol §5.6). All that it
+// does is in devopsAgent; this program is small because it is installed twice.
 package main
