@@ -204,21 +204,25 @@ func drainWaits(s *S) {
 	if !lab.Eventually(10*time.Second, func() bool { return w.home.Has("runtime/draining") }) {
 		s.Fatalf("not draining: %s", w.home.Log())
 	}
-	mark := w.rec.Mark()
-	w.killAgent()
-	w.next(mark, 10*time.Second)
-	w.beats(1)
-	select {
-	case e := <-ended:
-		s.check(103, false, "drain --wait did not wait for the build: exit %d, %s%s", e.code, e.stdout, e.stderr)
-		open()
-	default:
-		open()
-		e := <-ended
-		if e.code != 0 || e.stdout != "draining: 0 builds running\n" {
-			s.check(103, false, "drain --wait: exit %d, %s%s", e.code, e.stdout, e.stderr)
+	early := false
+	wait := func(limit time.Duration) {
+		select {
+		case e := <-ended:
+			early = true
+			ended <- e
+		case <-time.After(limit):
 		}
 	}
+	total := w.hold("total-lock") // no agent for a while
+	w.killAgent()
+	wait(1500 * time.Millisecond)
+	mark := w.rec.Mark()
+	_ = total.Close()
+	w.next(mark, 10*time.Second)
+	wait(1500 * time.Millisecond)
+	open()
+	e := <-ended
+	s.check(103, !early && e.code == 0 && e.stdout == "draining: 0 builds running\n", "drain --wait: before the end of the build: %v; exit %d, %s%s", early, e.code, e.stdout, e.stderr)
 	if err := daemon.Term(); err != nil {
 		s.Fatalf("%v", err)
 	}
