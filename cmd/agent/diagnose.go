@@ -525,7 +525,11 @@ func (d *diagnosis) always() {
 	if f.homeErr == nil && running {
 		switch {
 		case f.keeperErr != nil && !errors.Is(f.keeperErr, fs.ErrPermission):
-			d.add(StateKeeper, warning, hintOf(f.keeperErr, "look at "+d.keeperName()), "%s cannot be asked: %v", d.keeperName(), f.keeperErr)
+			advice := hintOf(f.keeperErr, "look at "+d.keeperName())
+			if errors.Is(f.keeperErr, service.ErrNoKeeper) && f.owner != "" && (f.keeper == service.KeeperSystemdUser || f.keeper == service.KeeperLaunchAgent) {
+				advice = "its account can ask: sudo -u " + shell(f.owner) + " " + f.command("status")
+			}
+			d.add(StateKeeper, warning, advice, "%s cannot be asked: %v", d.keeperName(), f.keeperErr)
 		case f.keeperErr != nil:
 		case !f.kept.Installed || f.keeper == service.KeeperNone:
 			d.add(StateKeeper, warning, "type: "+f.command("install"), "nothing starts this agent again when it ends or the machine boots")

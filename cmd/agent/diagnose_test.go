@@ -203,6 +203,9 @@ func cases() map[string]diagnosed {
 		"its daemon is gone": {healthy(), func(f *facts) {
 			f.keeper, f.name, f.kept = service.KeeperDaemon, "", service.State{Installed: true, Enabled: true}
 		}, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
+		"keeper of another account": {healthy(), func(f *facts) {
+			f.owner, f.keeper, f.keeperErr, f.kept = "ci", service.KeeperSystemdUser, service.ErrNoKeeper, service.State{}
+		}, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
 		"keeper not to be asked": {healthy(), func(f *facts) { f.keeperErr, f.kept = errors.New("no bus"), service.State{} }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
 		"stopped, keeper not to be asked": {stopped(), func(f *facts) { f.keeperErr = errors.New("no bus") }, StateStopped, 3,
 			"stopped: the agent does not run, and systemd (devops-agent.service) cannot be asked: no bus", "", nil},

@@ -189,6 +189,9 @@ func (in installing) register(cmd *cobra.Command, a *agentOf, keeper service.Sup
 	// One home, one keeper: another one from before would start a second agent.
 	if before, err := service.Of(a.inst); err == nil && before != nil && before.Keeper() != service.KeeperNone &&
 		(before.Keeper() != keeper.Keeper() || before.Name() != keeper.Name()) {
+		if err := a.mayAsk("take it from its keeper first", "uninstall", before.Keeper(), before.Name()); err != nil {
+			return err
+		}
 		if err := before.Uninstall(ctx); err != nil {
 			return fmt.Errorf("take the agent from %s: %w", keeperName(before.Keeper(), before.Name()), err)
 		}

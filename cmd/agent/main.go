@@ -41,6 +41,12 @@ func commands(umask int) *cobra.Command {
 		Long: "devopsAgent takes builds from a BlueKing CI server and runs them on this machine.\n" +
 			"Without a command it runs as the agent of its home directory.",
 		Args: usage(cobra.NoArgs), SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.HasParent() || cmd.Name() == "run" { // builds have the environment that the keeper gave
+				return nil
+			}
+			return joinSession("/run/user")
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runAgent(cmd.Context(), where.home, false, stderr, umask)
 		},

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -117,6 +119,19 @@ func giveToOwner(inst *service.Installation, account string) (err error) {
 		}
 	}
 	return nil
+}
+
+// joinSession lets verbs find the account's own systemd also after "su" and "sudo -u", which leave no XDG_RUNTIME_DIR: base
+// is /run/user.
+func joinSession(base string) error {
+	if runtime.GOOS != "linux" || os.Getenv("XDG_RUNTIME_DIR") != "" {
+		return nil
+	}
+	dir := filepath.Join(base, strconv.Itoa(os.Geteuid()))
+	if info, err := os.Lstat(filepath.Join(dir, "bus")); err != nil || info.Mode().Type() != fs.ModeSocket || mustSudo(dir) {
+		return nil //nolint:nilerr // there is no session to join
+	}
+	return os.Setenv("XDG_RUNTIME_DIR", dir)
 }
 
 // quoted is a word of a command line as a shell takes it.

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -66,4 +69,37 @@ func TestWhatRootMakesBelongsToTheAgent(t *testing.T) {
 	if err := giveToOwner(inst, "no-such-account"); err == nil {
 		t.Error("to an account that is none")
 	}
+}
+
+// TestVerbsJoinTheSession: the account's own systemd is found after "su", too; what is set stays, and a bus that is no
+// socket is none.
+func TestVerbsJoinTheSession(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	base := t.TempDir()
+	dir := filepath.Join(base, strconv.Itoa(os.Geteuid()))
+	bus := filepath.Join(dir, "bus")
+	check := func(want string) {
+		t.Helper()
+		if err := joinSession(base); err != nil || os.Getenv("XDG_RUNTIME_DIR") != want {
+			t.Errorf("%q, %v; want %q", os.Getenv("XDG_RUNTIME_DIR"), err, want)
+		}
+	}
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	check("")
+	files(t, dir, "bus")
+	check("")
+	if err := os.Remove(bus); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir) // the path of a socket is short
+	listener, err := net.Listen("unix", "bus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	check(dir)
+	t.Setenv("XDG_RUNTIME_DIR", "/mine")
+	check("/mine")
 }

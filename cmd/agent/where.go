@@ -256,10 +256,23 @@ func system(k service.Keeper) bool {
 	return k == service.KeeperSystemd || k == service.KeeperLaunchd || k == service.KeeperSCM
 }
 
-// mayCommand refuses a verb on a keeper that only root commands.
+// mayCommand refuses a verb on a keeper that only root commands, or only the account whose own it is.
 func (l located) mayCommand(cmd *cobra.Command, args []string, k service.Keeper, name string) error {
+	return l.mayAsk(cmd.Name(), typed(cmd, args), k, name)
+}
+
+// mayAsk is the same for any verb: what is done, and what is to be typed for it.
+func (l located) mayAsk(what, verb string, k service.Keeper, name string) error {
+	if owner, ok := ownerID(l.home); ok && isRoot() && owner != "0" && (k == service.KeeperSystemdUser || k == service.KeeperLaunchAgent) {
+		own, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return &rightsError{what: fmt.Sprintf("%s: %s is commanded by %s alone", what, keeperName(k, name), ownerOf(l.home)),
+			command: strings.Join([]string{"sudo -u", shell(ownerOf(l.home)), shell(own), verb, "--home", shell(l.home)}, " ")}
+	}
 	if !system(k) || isRoot() {
 		return nil
 	}
-	return &rightsError{what: fmt.Sprintf("%s: %s is commanded by root alone", cmd.Name(), keeperName(k, name)), command: l.asRoot(typed(cmd, args))}
+	return &rightsError{what: fmt.Sprintf("%s: %s is commanded by root alone", what, keeperName(k, name)), command: l.asRoot(verb)}
 }
