@@ -87,6 +87,19 @@ func (d *direct) Uninstall(ctx context.Context) error {
 	return errors.Join(d.inst.forgetRemoval(), removeKeeper(d.inst))
 }
 
+// record says how the daemon was registered: by us, or by the original, which leaves its word alone.
+func (d *direct) record() (keeperRecord, error) {
+	r, err := readKeeper(d.inst)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	word, werr := os.ReadFile(d.inst.Path(typeFile))
+	if k, ok := keeperOfWord(d.goos, strings.TrimSpace(string(word))); werr == nil && ok && k == KeeperDaemon {
+		return keeperRecord{Keeper: KeeperDaemon}, nil
+	}
+	return r, err
+}
+
 // program finds the daemon: that of home, else the package's.
 func (d *direct) program() (path string, args []string, err error) {
 	path = d.inst.Path("devopsDaemon")
@@ -123,7 +136,7 @@ func (d *direct) Start(ctx context.Context) error {
 	if runs, err := d.runs(ctx); runs || err != nil {
 		return err
 	}
-	if _, err := readKeeper(d.inst); err != nil {
+	if _, err := d.record(); err != nil {
 		return &notKeptError{d.inst.Home}
 	}
 	path, args, err := d.program()
@@ -333,7 +346,7 @@ func (d *direct) State(ctx context.Context) (State, error) {
 	if err := d.ready(); err != nil {
 		return s, err
 	}
-	record, err := readKeeper(d.inst)
+	record, err := d.record()
 	switch {
 	case err == nil:
 		s.Installed = record.Keeper == KeeperDaemon

@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -74,5 +75,31 @@ func TestDirectRunsAsTheOwnerOfTheHome(t *testing.T) {
 	}
 	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); { // until it is reaped
 		runtime.Gosched()
+	}
+}
+
+// TestDirectAsTheOriginalRegisteredIt: its word is enough, to be started and to be called installed (protocol §2.1).
+func TestDirectAsTheOriginalRegisteredIt(t *testing.T) {
+	inst, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &direct{inst: inst, goos: "linux", vendor: t.TempDir(), umask: "022"}
+	installed := func() bool {
+		t.Helper()
+		s, err := d.State(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Installed
+	}
+	for word, want := range map[string]bool{"": false, "SERVICE": false, "DIRECT\n": true} {
+		if err := os.WriteFile(inst.Path(".install_type"), []byte(word), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var not *notKeptError
+		if err := d.Start(t.Context()); errors.As(err, &not) == want || installed() != want { // there is no program, either
+			t.Errorf("%q: start %v, installed %v", word, err, installed())
+		}
 	}
 }

@@ -531,6 +531,7 @@ func (d *diagnosis) always() {
 			}
 			d.add(StateKeeper, warning, advice, "%s cannot be asked: %v", d.keeperName(), f.keeperErr)
 		case f.keeperErr != nil:
+		case f.keeper == service.KeeperDaemon && f.kept.Running: // as the original scripts start it, with or without a registration
 		case !f.kept.Installed || f.keeper == service.KeeperNone:
 			d.add(StateKeeper, warning, "type: "+f.command("install"), "nothing starts this agent again when it ends or the machine boots")
 		case !f.kept.Running && !f.foreign():

@@ -200,6 +200,10 @@ func cases() map[string]diagnosed {
 		"masked":                     {stopped(), func(f *facts) { f.kept.Detail = "masked" }, StateKeeper, 1, "stopped: the unit devops-agent.service is masked", "systemctl unmask devops-agent.service", nil},
 		"disabled":                   {healthy(), func(f *facts) { f.kept.Enabled = false }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
 		"nothing keeps it":           {healthy(), func(f *facts) { f.keeper, f.kept = service.KeeperNone, service.State{} }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
+		"its daemon was started by hand": {healthy(), func(f *facts) {
+			f.keeper, f.name, f.kept.PID, f.kept.Installed, f.kept.Enabled = service.KeeperDaemon, "", 5, false, false
+			f.daemon = &control.DaemonStatus{PID: 5, Child: 7}
+		}, StateRunning, 0, "working: idle", "nothing to do", nil},
 		"its daemon is gone": {healthy(), func(f *facts) {
 			f.keeper, f.name, f.kept = service.KeeperDaemon, "", service.State{Installed: true, Enabled: true}
 		}, StateRunning, 0, "working: idle", "", []State{StateKeeper}},

@@ -176,7 +176,7 @@ func (in installing) register(cmd *cobra.Command, a *agentOf, keeper service.Sup
 		return err
 	}
 	if setup.Vendor == "" {
-		if err := placePrograms(a.inst); err != nil {
+		if err := placePrograms(a.inst, keeper.Keeper()); err != nil {
 			return err
 		}
 	}
@@ -248,8 +248,8 @@ func ownDirectory() (string, error) {
 }
 
 // placePrograms brings the programs that lie beside this one into a home that lacks them, under the names that keepers
-// and workers know (protocol §2.1); what is there stays. tmp/upgrader is what an original agent calls.
-func placePrograms(inst *service.Installation) error {
+// and workers know (protocol §2.1); what is there stays. devopsDaemon starts the agent itself, the others by upgrader. tmp/upgrader is what an original agent calls.
+func placePrograms(inst *service.Installation, keeper service.Keeper) error {
 	own, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find my own file: %w", err)
@@ -268,7 +268,7 @@ func placePrograms(inst *service.Installation) error {
 		name, to string
 		needed   bool
 	}{
-		{"devopsAgent", "devopsAgent", true}, {"devopsDaemon", "devopsDaemon", true}, {"upgrader", "upgrader", true},
+		{"devopsAgent", "devopsAgent", true}, {"devopsDaemon", "devopsDaemon", true}, {"upgrader", "upgrader", keeper != service.KeeperDaemon},
 		{"devopsWorker", "devopsWorker", false}, {"upgrader", filepath.Join("tmp", "upgrader"), false},
 	} {
 		to := inst.Path(p.to + exe)
