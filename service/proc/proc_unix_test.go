@@ -4,10 +4,10 @@ package proc
 
 import (
 	"os"
-	"runtime"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
