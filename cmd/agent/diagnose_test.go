@@ -217,6 +217,17 @@ func cases() map[string]diagnosed {
 	}
 }
 
+// TestKeeperStartedByHand is no keeper that is not there.
+func TestKeeperStartedByHand(t *testing.T) {
+	k := kept{Kind: service.KeeperDaemon, Running: true, Detail: "running"}
+	if got := k.words(); got != "devopsDaemon: running, not registered" {
+		t.Error(got)
+	}
+	if k.Running = false; k.words() != "devopsDaemon: not installed" {
+		t.Error(k.words())
+	}
+}
+
 // TestDiagnose: every state, what its two lines say, and its exit code; and whatever is printed fits the schema.
 func TestDiagnose(t *testing.T) {
 	schema := statusSchema(t)

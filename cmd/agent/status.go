@@ -319,7 +319,7 @@ func (k *kept) words() string {
 	if k.Error != "" {
 		return text + ": " + k.Error
 	}
-	if !k.Installed {
+	if !k.Installed && !k.Running {
 		return text + ": not installed"
 	}
 	if k.Detail != "" {
@@ -330,6 +330,9 @@ func (k *kept) words() string {
 	}
 	if k.Restarts > 0 {
 		text += ", " + count(k.Restarts, "restart")
+	}
+	if !k.Installed {
+		return text + ", not registered"
 	}
 	if !k.Enabled && k.Kind != service.KeeperDaemon {
 		text += ", disabled"
