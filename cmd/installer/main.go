@@ -10,9 +10,7 @@ import (
 
 func main() {
 	err := run(os.Args[1:])
-	if err != nil {
-		_, _ = os.Stderr.WriteString("installer: " + err.Error() + "\nhint: unpack the whole archive into the agent's home\n")
-	}
+	_, _ = os.Stderr.WriteString("installer: " + err.Error() + "\nhint: unpack the whole archive into the agent's home\n")
 	os.Exit(1)
 }
 
