@@ -13,9 +13,10 @@ import (
 // exeSuffix ends the names of programs.
 const exeSuffix = ".exe"
 
-// apart keeps what a console sends to us away from the agent: we pass on what is meant for it.
+// apart keeps what a console sends to us away from the agent: we pass on what is meant for it. It has a console of its own
+// without a window, in which its builds can be told to end.
 func apart(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: win.CREATE_NEW_PROCESS_GROUP}
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: win.CREATE_NEW_PROCESS_GROUP | win.CREATE_NO_WINDOW}
 }
 
 // aloof reports whether a command can inherit nothing, as a process of another session.

@@ -87,7 +87,7 @@ func (u *User) Start(cmd *exec.Cmd) error {
 	}
 	start := win.StartupInfo{Desktop: texts[3], Flags: win.STARTF_USESHOWWINDOW, ShowWindow: win.SW_HIDE}
 	start.Cb = uint32(unsafe.Sizeof(start))
-	flags := uint32(win.CREATE_UNICODE_ENVIRONMENT | win.CREATE_NEW_PROCESS_GROUP | win.CREATE_NEW_CONSOLE)
+	flags := uint32(win.CREATE_UNICODE_ENVIRONMENT | win.CREATE_NEW_PROCESS_GROUP | win.CREATE_NO_WINDOW)
 	if cmd.SysProcAttr != nil {
 		flags |= cmd.SysProcAttr.CreationFlags
 	}
