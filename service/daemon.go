@@ -121,10 +121,16 @@ func (d *Daemon) Reload() { d.order(orderReload) }
 // Wake ends a pause before the next start.
 func (d *Daemon) Wake() { d.order(orderWake) }
 
+// ordersForStop is the room in orders that is kept for those to stop: a storm of the others must not hide one.
+const ordersForStop = 8
+
 func (d *Daemon) order(o order) {
+	if o != orderStop && o != orderStopNow && len(d.orders) > cap(d.orders)-ordersForStop {
+		return // as many others wait
+	}
 	select {
 	case d.orders <- o:
-	default: // sixteen others wait: the daemon has ended, or will do the same
+	default: // sixteen others wait, of them eight to stop
 	}
 }
 

@@ -22,8 +22,7 @@ import (
 // runAgent is the agent's life: role, configuration, log, loops (protocol §3.3).
 func runAgent(ctx context.Context, home string, debugging, stderr bool, umask int) (err error) {
 	notify, deaf := service.NewNotifier() // before anything is started that could inherit its variables
-	signals := catch(ctx)
-	defer signals.release()
+	signals := catch(ctx)                 // and never let go of: a hang-up at the very end would be one too many
 	inst, err := open(home)
 	if err != nil {
 		return err

@@ -13,18 +13,23 @@ import (
 // On Windows, CTRL_BREAK arrives as os.Interrupt, and a closed console, a logout and a shutdown as SIGTERM.
 type caught struct {
 	ctx   context.Context // of cli.Main: ends with the first SIGTERM or interrupt
-	list  chan os.Signal
-	known bool // the first had come before list was there
+	ends  chan os.Signal
+	hups  chan os.Signal // apart from those, so that a storm of hang-ups hides no wish to end
+	known bool           // the first had come before ends was there
 }
 
 func catch(ctx context.Context) *caught {
-	c := &caught{ctx: ctx, list: make(chan os.Signal, 8)}
-	signal.Notify(c.list, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	c.known = ctx.Err() != nil
+	// Looked at first: a signal between the two lines counts as none, and never as two, which would stop builds at once.
+	c := &caught{ctx: ctx, ends: make(chan os.Signal, 8), hups: make(chan os.Signal, 1), known: ctx.Err() != nil}
+	signal.Notify(c.ends, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(c.hups, syscall.SIGHUP)
 	return c
 }
 
-func (c *caught) release() { signal.Stop(c.list) }
+func (c *caught) release() {
+	signal.Stop(c.ends)
+	signal.Stop(c.hups)
+}
 
 // steered is what signals are for.
 type steered interface {
@@ -46,11 +51,9 @@ func (c *caught) steer(a steered, log *slog.Logger, done <-chan struct{}) {
 		case <-first:
 			first = nil
 			a.Stop(false)
-		case got := <-c.list:
-			if got == syscall.SIGHUP {
-				_ = a.Reload() // logged there
-				continue
-			}
+		case <-c.hups:
+			_ = a.Reload() // logged there
+		case got := <-c.ends:
 			if asked++; asked > 1 {
 				log.Warn("Told to end once more: builds are stopped at once", "signal", got.String())
 				a.Stop(true)

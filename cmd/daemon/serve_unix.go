@@ -16,9 +16,13 @@ import (
 // have modes of their own.
 func serve(ctx context.Context, o service.DaemonOptions, _ commandLine) error {
 	d := service.NewDaemon(o)
-	told := make(chan os.Signal, 8)
-	signal.Notify(told, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	defer signal.Stop(told)
+	told, hups := make(chan os.Signal, 8), make(chan os.Signal, 1) // a storm of hang-ups hides no wish to end
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(hups, syscall.SIGHUP)
+	defer signal.Stop(told)          // and not hups: a hang-up at the very end would be one too many
+	pipes := make(chan os.Signal, 1) // whoever read our standard error is gone: that does not end us
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	ended := make(chan struct{})
 	passed := make(chan struct{})
 	go func() {
@@ -27,14 +31,10 @@ func serve(ctx context.Context, o service.DaemonOptions, _ commandLine) error {
 			select {
 			case <-ended:
 				return
-			case s := <-told:
-				switch s {
-				case syscall.SIGHUP:
-					d.Reload()
-				case syscall.SIGPIPE: // whoever read our standard error is gone
-				default:
-					d.Stop(false)
-				}
+			case <-told:
+				d.Stop(false)
+			case <-hups:
+				d.Reload()
 			}
 		}
 	}()
