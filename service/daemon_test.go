@@ -789,6 +789,37 @@ func TestLockOfSomebodyElse(t *testing.T) {
 	h.awaitStarts(1)
 }
 
+// TestARemovedLockFileLetsNobodyIn: whoever has the role says so at its door; a pid file alone says nothing.
+func TestARemovedLockFileLetsNobodyIn(t *testing.T) {
+	h := newKeptHome(t, "control")
+	h.keep(nil)
+	pid := h.awaitStarts(1)
+	until(t, func() bool { return h.daemon.Status().Ready })
+	for _, role := range []Role{RoleAgent, RoleDaemon} {
+		if err := os.Remove(h.Path("runtime", string(role)+".lock")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.Hold(t.Context(), RoleAgent); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second agent: %v", err)
+	}
+	if text, err := os.ReadFile(h.Path("runtime", "agent.pid")); err != nil || string(text) != strconv.Itoa(pid) {
+		t.Errorf("agent.pid is %q, %v; want %d", text, err, pid)
+	}
+	if err := os.Remove(h.Path("runtime", "agent.sock")); err != nil && runtime.GOOS != "windows" {
+		t.Fatal(err)
+	}
+	if runtime.GOOS != "windows" { // the number may be another process's by now: it does not speak for this home
+		lock, err := h.Hold(t.Context(), RoleAgent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lock.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSecondDaemonGoesAway(t *testing.T) {
 	h := newKeptHome(t, "")
 	h.keep(nil)
@@ -920,4 +951,23 @@ func TestLockOutlivesItsHolder(t *testing.T) {
 	until(t, func() bool { return strings.Contains(h.log.String(), "Daemon starts") })
 	time.AfterFunc(200*time.Millisecond, func() { _ = echo.Unlock() })
 	h.awaitStarts(1)
+}
+
+// TestAStormOfReloadsHidesNoStop: what is left out is what others ask for as well.
+func TestAStormOfReloadsHidesNoStop(t *testing.T) {
+	d := NewDaemon(DaemonOptions{})
+	for range 100 {
+		d.Reload()
+	}
+	d.Stop(false)
+	d.Stop(true)
+	var stops []order
+	for len(d.orders) > 0 {
+		if o := <-d.orders; o != orderReload {
+			stops = append(stops, o)
+		}
+	}
+	if !slices.Equal(stops, []order{orderStop, orderStopNow}) {
+		t.Errorf("orders to stop that arrived: %v", stops)
+	}
 }

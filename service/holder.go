@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,12 +23,8 @@ type Holder struct {
 // runs, and its executable is the role's program in home or in the package's directory: a number in a file is not enough
 // to signal somebody (weakness W-35).
 func (i *Installation) Holder(role Role) (*Holder, bool) {
-	text, err := os.ReadFile(i.Path("runtime", string(role)+".pid"))
-	if err != nil {
-		return nil, false
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
+	pid, ok := i.noted(role)
+	if !ok {
 		return nil, false
 	}
 	started, ok := proc.Identify(pid)
@@ -37,11 +34,42 @@ func (i *Installation) Holder(role Role) (*Holder, bool) {
 	if free, err := i.free(role); err != nil || free {
 		return nil, false
 	}
-	h := &Holder{PID: pid, Started: started}
-	if h.Program, err = executableOf(pid); err != nil || !i.isProgram(role, h.Program) {
+	program, err := executableOf(pid)
+	if err != nil || !i.isProgram(role, program) {
 		return nil, false
 	}
-	return h, proc.Alive(pid, started)
+	return &Holder{PID: pid, Started: started, Program: program}, proc.Alive(pid, started)
+}
+
+// noted is the process that the pid file of a role names.
+func (i *Installation) noted(role Role) (pid int, ok bool) {
+	path := i.Path("runtime", string(role)+".pid")
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() { // anybody with our account can put anything there
+		return 0, false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, false
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, 64))
+	if err != nil {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid, err == nil && pid > 1
+}
+
+// running is the process that the pid file of a role names, if it runs a program that may have the role.
+func (i *Installation) running(role Role) (pid int, ok bool) {
+	if pid, ok = i.noted(role); !ok {
+		return 0, false
+	}
+	if _, ok = proc.Identify(pid); !ok {
+		return 0, false
+	}
+	path, err := executableOf(pid)
+	return pid, err == nil && i.isProgram(role, path)
 }
 
 // isProgram reports whether an executable is one that may have the role here.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/devops-agent/devops-agent/service/control"
 )
 
 // Role is a process that exists once in an installation. Its lock and pid file bear its name (protocol §2.4).
@@ -78,10 +80,36 @@ func (i *Installation) hold(ctx context.Context, role Role, limit time.Duration)
 	if !got {
 		return nil, fmt.Errorf("role %s in %s: %w", role, i.Home, ErrRunning)
 	}
+	if i.outlived(ctx, role) {
+		return nil, errors.Join(fmt.Errorf("role %s in %s, without its lock file, which was removed: %w", role, i.Home, ErrRunning), own.Unlock())
+	}
 	if err := i.writePID(ctx, role, limit); err != nil {
 		return nil, errors.Join(fmt.Errorf("take role %s: %w", role, err), own.Unlock())
 	}
 	return &Lock{file: own}, nil
+}
+
+// answerWait is how long a process that may have a role already is waited for.
+const answerWait = time.Second
+
+// outlived reports whether a process has a role whose lock file was removed: the lock of the new file says nothing about
+// that of the old one. Two agents would both wait for, and both report, the builds of the first. A pid and the name of a
+// program are not enough to go away for; the process has to say, at the door of this home, that it is the one.
+func (i *Installation) outlived(ctx context.Context, role Role) bool {
+	if role != RoleAgent && role != RoleDaemon {
+		return false // they have no door
+	}
+	pid, ok := i.running(role)
+	if !ok || pid == os.Getpid() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	var there struct {
+		PID int `json:"pid"`
+	}
+	err := control.Call(ctx, i.Home, string(role), control.Request{Op: control.OpStatus}, &there)
+	return err == nil && there.PID == pid
 }
 
 // free reports whether nobody holds a role. It takes the lock for an instant. A lock that is not there is not made: it would
