@@ -98,7 +98,8 @@ type Agent struct {
 	beatFails  atomic.Int32                   // heartbeats in a row that failed
 
 	building crowd // builds, scripts, and questions that may bring them: an agent that stops waits for them
-	work     crowd // the same, reports, gateway probes
+	vital    crowd // requests whose answer must not be missed: those questions, and reports of builds
+	work     crowd // the same as building, reports, gateway probes
 
 	reloading sync.Mutex
 
@@ -156,12 +157,10 @@ func New(o Options) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	a.gate.mu.Lock()
-	a.gate.leave = func() { stop(nil) }
-	a.gate.mu.Unlock()
 	a.adopt(ctx)
 	var loops sync.WaitGroup
 	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })
+	loops.Go(func() { a.leaver(ctx, func() { stop(nil) }) })
 	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure} {
 		loops.Go(func() {
 			if err := loop(ctx); err != nil {

@@ -183,7 +183,9 @@ func (a *Agent) report(ctx context.Context, b wire.Build, o job.Outcome, ended t
 		}
 	}
 	for try := 0; ; try++ {
+		a.vital.add()
 		err := a.client().Finish(ctx, o.Finish(b))
+		a.vital.done()
 		if err == nil {
 			log.Info("Build reported")
 			break

@@ -39,28 +39,36 @@ type gate struct {
 	hear     context.Context    // ends when answers are not waited for any more
 	cut      context.CancelFunc // ends hear
 
-	leave context.CancelFunc // ends Run, and leaves the builds running
-	stop  chan struct{}      // closed when the agent is told to stop
-	now   chan struct{}      // closed when it is told to stop at once
+	leaving bool          // the agent is about to end for its next start
+	leave   chan struct{} // closed when it is
+	stop    chan struct{} // closed when the agent is told to stop
+	now     chan struct{} // closed when it is told to stop at once
 }
 
 func newGate() *gate {
-	g := &gate{stop: make(chan struct{}), now: make(chan struct{}), leave: func() {}}
+	g := &gate{stop: make(chan struct{}), now: make(chan struct{}), leave: make(chan struct{})}
 	g.open, g.shut = context.WithCancel(context.Background())
 	g.hear, g.cut = context.WithCancel(context.Background())
 	return g
 }
 
 // enter counts a question that may bring work, unless none is wanted: an agent that stops waits for its answer. Call
-// building.done after it.
+// left after it.
 func (a *Agent) enter() bool {
 	a.gate.mu.Lock()
 	defer a.gate.mu.Unlock()
-	if !a.gate.drained.IsZero() || !a.gate.stopping.IsZero() {
+	if !a.gate.drained.IsZero() || !a.gate.stopping.IsZero() || a.gate.leaving {
 		return false
 	}
 	a.building.add()
+	a.vital.add()
 	return true
+}
+
+// left is the end of what enter counted.
+func (a *Agent) left() {
+	a.vital.done()
+	a.building.done()
 }
 
 // seats are what a question for builds goes with.
@@ -75,7 +83,7 @@ func (s *seats) Release() {
 	s.Reservation.Release()
 	if s.in {
 		s.in = false
-		s.agent.building.done()
+		s.agent.left()
 	}
 }
 
@@ -139,7 +147,7 @@ func (a *Agent) Resume() error {
 	}
 	g.drained = time.Time{}
 	a.Log.Info("Builds are taken again")
-	if g.stopping.IsZero() {
+	if g.stopping.IsZero() && !g.leaving {
 		g.open, g.shut = context.WithCancel(context.Background())
 		a.slots.Wake()
 	}
@@ -207,13 +215,30 @@ func (a *Agent) stopping() bool {
 	return !a.gate.stopping.IsZero()
 }
 
-// Restart ends the agent and leaves its builds running: the keeper brings the next agent, which adopts them.
+// Restart ends the agent and leaves its builds running: the keeper brings the next agent, which adopts them. What the
+// server may be handing out or taking note of in this moment is waited for, a little.
 func (a *Agent) Restart() {
-	a.gate.mu.Lock()
-	leave := a.gate.leave
-	a.gate.mu.Unlock()
+	g := a.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.leaving {
+		return
+	}
+	g.leaving = true
+	g.shut()
+	close(g.leave)
 	a.Log.Info("Agent ends for its next start; builds go on")
-	leave()
+}
+
+// leaver waits for Restart and then ends the agent by end.
+func (a *Agent) leaver(ctx context.Context, end func()) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.gate.leave:
+	}
+	sleepOr(ctx, lastPatience, a.vital.idle())
+	end()
 }
 
 // stopper waits for Stop, brings the builds to their end and then ends the agent by end.

@@ -272,6 +272,56 @@ func TestRestartLeavesAtOnce(t *testing.T) {
 	})
 }
 
+// TestRestartMissesNoAnswer: the server hands a build out, or takes a report, while the agent is told to make room for the
+// next. The build must run, and the report must not be made again.
+func TestRestartMissesNoAnswer(t *testing.T) {
+	for _, protocol := range []string{"ask", "split"} {
+		t.Run(protocol, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var slow atomic.Bool
+				missed := 0
+				s := setStage(t, protocol, &server{answer: normal})
+				s.delay = func(ctx context.Context, c call) {
+					if enable, _ := c.body["askEnable"].(map[string]any); slow.Load() &&
+						(enable["build"] == "ALL" || strings.Contains(c.path, "buildType=") || strings.HasSuffix(c.path, "workerBuildFinish")) {
+						if !sleep(ctx, time.Second) {
+							missed++
+						}
+					}
+				}
+				ended := s.start(t)
+				time.Sleep(time.Minute)
+				slow.Store(true)
+				waitVital := func(n int) {
+					for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+						s.vital.mu.Lock()
+						under := s.vital.n
+						s.vital.mu.Unlock()
+						if under == n {
+							return
+						}
+						if time.Now().After(deadline) {
+							t.Fatalf("%d requests under way, want %d", under, n)
+						}
+					}
+				}
+				waitVital(1) // the question
+				s.work.Go(func() { s.report(t.Context(), wire.Build{ID: "b-1", VMSeq: "1"}, job.Outcome{}, time.Now()) })
+				waitVital(2)
+				s.Restart()
+				s.Restart()
+				at := time.Now()
+				if err := ended(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(at); missed > 0 || took > time.Second {
+					t.Errorf("%d answers missed, ended after %v", missed, took)
+				}
+			})
+		})
+	}
+}
+
 // keeper is a pipe to which an agent tells how it is. said is what it has told so far.
 func keeper(t *testing.T, watchdog string) (n *service.Notifier, said func() string) {
 	t.Helper()

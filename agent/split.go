@@ -193,7 +193,7 @@ func (a *Agent) pipelines(ctx context.Context) error {
 			}
 			abandoned := err != nil && asking.Err() != nil
 			done()
-			a.building.done()
+			a.left()
 			if !abandoned {
 				a.heardFrom(ctx, &server, err)
 			}
