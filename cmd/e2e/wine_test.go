@@ -34,16 +34,17 @@ type wine struct {
 	control *lab.Controller
 }
 
-// windowsPrograms are built once.
+// windowsPrograms are built once, beside those of this machine.
 var windowsPrograms = sync.OnceValues(func() (string, error) {
 	root, err := lab.ModuleRoot()
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp("", "windows-programs")
+	p, err := built()
 	if err != nil {
 		return "", err
 	}
+	dir := filepath.Join(p.Dir, "windows")
 	for name, folder := range map[string]string{"devopsAgent": "agent", "devopsDaemon": "daemon", "upgrader": "upgrader", "devopsWorker": "worker"} {
 		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, name+".exe"), "./cmd/"+folder)
 		build.Dir = root
