@@ -370,15 +370,15 @@ func (r *keeping) pause(ctx context.Context, d time.Duration, what, how string, 
 	return r.rest(ctx, d)
 }
 
-// rest waits, but not longer than until it is told to go on or the agent's file has become another one.
+// rest waits, but not longer than until it is told to go on, or the agent's program or agent.toml has become another one.
 func (r *keeping) rest(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
+	before, config := identify(r.program()), identify(r.Installation.Config)
 	next := time.Now().Add(d)
 	r.note(func(s *control.DaemonStatus) { s.NextStart = &next })
 	defer r.note(func(s *control.DaemonStatus) { s.NextStart = nil })
-	before := identify(r.program())
 	for left := d; left > 0; left = time.Until(next) {
 		timer := time.NewTimer(min(left, time.Second))
 		select {
@@ -397,6 +397,11 @@ func (r *keeping) rest(ctx context.Context, d time.Duration) error {
 		case <-timer.C:
 			if now := identify(r.program()); now != before && now.size > 0 {
 				r.Log.Info("Agent's program has changed", "path", r.program())
+				r.pace.forget(time.Now())
+				return nil
+			}
+			if now := identify(r.Installation.Config); now != config {
+				r.Log.Info("Configuration has changed", "path", r.Installation.Config)
 				r.pace.forget(time.Now())
 				return nil
 			}

@@ -685,6 +685,22 @@ func TestDaemonSlowsACrashLoop(t *testing.T) {
 	}
 }
 
+// TestDaemonNoticesAMendedConfiguration while it waits: whoever has mended agent.toml does not want to wait half a minute.
+func TestDaemonNoticesAMendedConfiguration(t *testing.T) {
+	h := newKeptHome(t, "crash")
+	h.keep(nil)
+	until(t, func() bool { return strings.Contains(h.log.String(), "times=4") && h.daemon.Status().NextStart != nil })
+	h.behave("")
+	if err := os.WriteFile(h.Config, []byte("# mended\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitStarts(1)
+	until(t, func() bool { return h.daemon.Status().Ready })
+	if !strings.Contains(h.log.String(), "Configuration has changed") {
+		t.Error("the log does not say why")
+	}
+}
+
 func TestDaemonWithoutAnAgent(t *testing.T) {
 	h := newKeptHome(t, "")
 	if err := os.Rename(h.Path("devopsAgent"), h.Path("aside")); err != nil {
@@ -806,17 +822,15 @@ func TestARemovedLockFileLetsNobodyIn(t *testing.T) {
 	if text, err := os.ReadFile(h.Path("runtime", "agent.pid")); err != nil || string(text) != strconv.Itoa(pid) {
 		t.Errorf("agent.pid is %q, %v; want %d", text, err, pid)
 	}
-	if err := os.Remove(h.Path("runtime", "agent.sock")); err != nil && runtime.GOOS != "windows" {
+	if err := os.Remove(h.Path("runtime", "agent.sock")); err != nil {
 		t.Fatal(err)
 	}
-	if runtime.GOOS != "windows" { // the number may be another process's by now: it does not speak for this home
-		lock, err := h.Hold(t.Context(), RoleAgent)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := lock.Release(); err != nil {
-			t.Error(err)
-		}
+	lock, err := h.Hold(t.Context(), RoleAgent) // the number may be another process's by now: it does not speak for this home
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Release(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -294,6 +294,15 @@ func TestLives(t *testing.T) {
 		if wait, n := born(); wait != 0 || n != 0 {
 			t.Errorf("another program: %v, %d", wait, n)
 		}
+		for range 30 {
+			born()
+		}
+		if err := os.WriteFile(inst.Config, []byte("# mended"+dir), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if wait, n := born(); wait != 0 || n != 0 {
+			t.Errorf("another configuration: %v, %d", wait, n)
+		}
 		if info, err := os.Stat(inst.livesPath()); err != nil || info.Size() != 257 {
 			t.Errorf("the record's length changes: %v, %v", info, err)
 		}

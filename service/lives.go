@@ -16,6 +16,7 @@ type lives struct {
 	Inode   uint64    `json:"inode"`
 	Size    int64     `json:"size"`
 	Changed int64     `json:"changed"`
+	Config  int64     `json:"config"` // when agent.toml was written
 	Streak  int       `json:"streak"` // starts in a row after which the agent did not come to life
 	Blows   float64   `json:"blows"`  // ends of living agents that are free, as of At
 	At      time.Time `json:"at"`     // of the last start
@@ -28,13 +29,14 @@ const (
 )
 
 // Born is called before the agent's program is started: it notes one more start and returns how long to wait before it,
-// and how many starts in a row have not come to anything. An agent whose program has changed begins afresh. A record that
+// and how many starts in a row have not come to anything. An agent whose program or agent.toml has
+// changed begins afresh. A record that
 // cannot be kept is an error, and no reason to wait.
 func (i *Installation) Born(program string, now time.Time) (wait time.Duration, fruitless int, err error) {
 	l := i.readLives()
-	file := identify(program)
+	file, config := identify(program), identify(i.Config).changed
 	p := pace{streak: l.Streak, blows: l.Blows, at: l.At}
-	switch same := l.Inode == file.inode && l.Size == file.size && l.Changed == file.changed; {
+	switch same := l.Inode == file.inode && l.Size == file.size && l.Changed == file.changed && l.Config == config; {
 	case l.At.IsZero() || !same || now.Before(l.At):
 		p = newPace(now)
 	case l.Lived:
@@ -49,7 +51,7 @@ func (i *Installation) Born(program string, now time.Time) (wait time.Duration, 
 			}
 		}
 	}
-	l = lives{Inode: file.inode, Size: file.size, Changed: file.changed, Streak: p.streak, Blows: p.blows, At: now}
+	l = lives{Inode: file.inode, Size: file.size, Changed: file.changed, Config: config, Streak: p.streak, Blows: p.blows, At: now}
 	return wait, p.streak, i.writeLives(l)
 }
 

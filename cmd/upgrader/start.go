@@ -43,7 +43,7 @@ func start(ctx context.Context, args []string) error {
 	if err != nil { // on a full disk, for instance: no reason not to start
 		fmt.Fprintf(os.Stderr, "upgrader: %v\n", err)
 	}
-	if wait > 0 && !rest(ctx, path, wait, fruitless) || ctx.Err() != nil {
+	if wait > 0 && !rest(ctx, []string{path, inst.Config}, wait, fruitless) || ctx.Err() != nil {
 		return nil // told to end
 	}
 	return become(path, append(own, f.Args()...))
@@ -70,15 +70,18 @@ func agentOf(inst *service.Installation, vendor string) (path string, args []str
 const sayEvery = time.Second
 
 // rest waits before a start after others that came to nothing, and tells the keeper. It ends early when the agent's program
-// becomes another one; false means that we are told to end.
-func rest(ctx context.Context, path string, wait time.Duration, fruitless int) bool {
+// or its agent.toml becomes another one; false means that we are told to end.
+func rest(ctx context.Context, watched []string, wait time.Duration, fruitless int) bool {
 	env := os.Environ() // the agent needs what NewNotifier takes away
 	var keeper *service.Notifier
 	if os.Getenv(service.EnvNotifyFD) == "" {
 		keeper, _ = service.NewNotifier() // who cannot be told is not
 	}
 	defer restore(env)
-	before := fingerprint(path)
+	before := make([]stamp, len(watched))
+	for i, path := range watched {
+		before[i] = fingerprint(path)
+	}
 	end := time.Now().Add(wait)
 	said := func(err error) {
 		if err != nil {
@@ -100,8 +103,10 @@ func rest(ctx context.Context, path string, wait time.Duration, fruitless int) b
 		case <-timer.C:
 		case <-tick.C:
 			timer.Stop()
-			if now := fingerprint(path); now != before {
-				return true
+			for i, path := range watched {
+				if fingerprint(path) != before[i] {
+					return true
+				}
 			}
 		}
 	}
