@@ -123,7 +123,7 @@ func (e *notKeptError) Error() string { return "devopsDaemon is not installed in
 func (e *notKeptError) Hint() string { return "\"devopsAgent install direct\" does that" }
 
 const (
-	daemonStartLimit = 15 * time.Second // for the daemon to take its role
+	daemonStartLimit = 30 * time.Second // for the daemon to take its role
 	settleLimit      = 2 * time.Second  // for a daemon to say what it has an agent for
 	endPoll          = 20 * time.Millisecond
 )
