@@ -254,7 +254,7 @@ func (w *minding) due(time.Time) time.Time {
 		soonest(w.killAt)
 	case w.stopping > 0:
 		soonest(w.stopUntil())
-	case w.heard:
+	case w.watched():
 		soonest(w.lastWord.Add(w.patience.watchdog))
 	case !w.piped && !w.asking:
 		soonest(w.asked.Add(w.patience.ask))
@@ -262,6 +262,10 @@ func (w *minding) due(time.Time) time.Time {
 	}
 	return first
 }
+
+// watched reports whether silence means that the agent hangs: it has talked in this life, or its program has in another. An
+// original never does.
+func (w *minding) watched() bool { return w.heard || w.piped && w.file == w.spoke }
 
 func (w *minding) totalUntil() time.Time {
 	if w.file == w.spoke {
@@ -295,7 +299,7 @@ func (w *minding) act(now time.Time) {
 			w.why, w.killAt = endStopped, now.Add(w.patience.abort)
 			_ = w.cmd.Process.Kill()
 		}
-	case w.heard:
+	case w.watched():
 		if !now.Before(w.lastWord.Add(w.patience.watchdog)) {
 			w.hung(now.Sub(w.lastWord))
 		}

@@ -584,10 +584,15 @@ func TestDaemonReplacesAHungAgent(t *testing.T) {
 		h := newKeptHome(t, "")
 		h.keep(short)
 		first := h.awaitStarts(1)
+		until(t, func() bool { return h.daemon.Status().Ready }) // before it has said anything it may be an original
 		if err := syscall.Kill(first, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		h.awaitStarts(2)
+		second := h.awaitStarts(2)
+		if err := syscall.Kill(second, syscall.SIGSTOP); err != nil { // at once: its program has talked before
+			t.Fatal(err)
+		}
+		h.awaitStarts(3)
 	})
 	t.Run("adopted", func(t *testing.T) {
 		h := newKeptHome(t, "control silent")
