@@ -137,7 +137,22 @@ func (s *S) Fatalf(format string, args ...any) {
 }
 
 // TempDir returns a directory that lasts as long as the whole test.
-func (s *S) TempDir() string { return s.parent.TempDir() }
+func (s *S) TempDir() string {
+	dir, err := os.MkdirTemp("", "devops-agent-e2e-")
+	if err != nil {
+		s.parent.Fatal(err)
+	}
+	s.parent.Cleanup(func() { // a process that is just ending may still write into it
+		deadline := time.Now().Add(10 * time.Second)
+		for err = os.RemoveAll(dir); err != nil && time.Now().Before(deadline); err = os.RemoveAll(dir) {
+			runtime.Gosched()
+		}
+		if err != nil {
+			s.parent.Error(err)
+		}
+	})
+	return dir
+}
 
 // Cleanup runs a function at the end of the scenario, the last one first.
 func (s *S) Cleanup(f func()) {
