@@ -109,7 +109,7 @@ func TestKeepAliveIsAboutTheFileAlone(t *testing.T) {
 func TestPlistutilReadsIt(t *testing.T) {
 	tool, err := exec.LookPath("plistutil")
 	if err != nil {
-		t.Skip("needs plistutil (Debian: libplist-utils)")
+		t.Skip("needs plistutil (\"make tools\" installs it on Debian)")
 	}
 	for _, file := range []string{"daemon.plist", "agent.plist"} {
 		binary := filepath.Join(t.TempDir(), "out")

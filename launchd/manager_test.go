@@ -277,7 +277,7 @@ func TestCheckHome(t *testing.T) {
 		"/Users/ci/devops-agent":                       "",
 		"/Users/ci":                                    "",
 		"/Users/ci/Desktops":                           "",
-		"/Users/ci/work/Desktop":                       "",
+		"/Users/ci/builds/Desktop":                     "",
 		"/Users/Shared/Documents":                      "",
 		"/Users/ci/Library/Application Support/a":      "",
 		"/Users/ci/Desktop":                            "Desktop",
@@ -322,7 +322,10 @@ func TestCheckHomeFollowsLinks(t *testing.T) {
 	}
 	for link, to := range map[string]string{at("opt", "link"): at("home", "Desktop"), at("home", "Documents"): at("opt"), at("dead"): at("nowhere"), at("me"): at("home")} {
 		if err := os.Symlink(to, link); err != nil {
-			t.Skip("needs symbolic links: ", err)
+			if runtime.GOOS != "windows" {
+				t.Fatal(err)
+			}
+			t.Skip("needs the right to make symbolic links, which Windows gives to few: ", err)
 		}
 	}
 	for dir, want := range map[string]string{

@@ -75,7 +75,7 @@ func TestWhatRootMakesBelongsToTheAgent(t *testing.T) {
 // socket is none.
 func TestVerbsJoinTheSession(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux")
+		t.Skip("needs Linux: no other system has sessions of systemd")
 	}
 	base := t.TempDir()
 	dir := filepath.Join(base, strconv.Itoa(os.Geteuid()))

@@ -257,7 +257,7 @@ func TestAcceptanceGarbage(t *testing.T) {
 				}
 				closed.Store(true)
 				rss, peak, err := lab.Memory(w.agent.Pid())
-				s.check(outside, err == nil && (peak <= memoryLimit || os.Getenv("E2E_RACE") == "1"), "agent %d: %d MiB resident, %d MiB at most, limit %d MiB (%v)", i, rss>>20, peak>>20, memoryLimit>>20, err)
+				s.check(outside, err == nil && peak <= memoryLimit, "agent %d: %d MiB resident, %d MiB at most, limit %d MiB (%v)", i, rss>>20, peak>>20, memoryLimit>>20, err)
 				peaks[i] = peak
 				w.rec.Offer()
 				build := lab.NewBuild()

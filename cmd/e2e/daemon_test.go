@@ -686,7 +686,7 @@ func TestUpgraderStart(t *testing.T) {
 		}
 		at := time.Now()
 		_ = a.Term()
-		if code, err := a.Wait(5 * time.Second); err != nil || code != 0 || time.Since(at) > 2*time.Second { // the race detector takes a second to say goodbye
+		if code, err := a.Wait(5 * time.Second); err != nil || code != 0 || time.Since(at) > time.Second {
 			t.Errorf("SIGTERM: code %d, %v, after %v", code, err, time.Since(at))
 		}
 		a = start() // 6.4 s

@@ -414,7 +414,7 @@ func TestScriptsAreSound(t *testing.T) {
 	}
 	tool, err := exec.LookPath("shellcheck")
 	if err != nil {
-		t.Skip("needs shellcheck")
+		t.Skip("needs shellcheck (\"make tools\" installs it on Debian)")
 	}
 	var scripts []string
 	for _, pattern := range []string{"linux/*.sh", "macos/*.sh", "dist.sh"} {

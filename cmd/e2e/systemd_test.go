@@ -38,7 +38,7 @@ type machine struct {
 func boxed(t *testing.T, o lab.BoxOptions) *machine {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root on Debian: boxes are containers")
+		t.Fatal("needs root on Debian: boxes are containers")
 	}
 	p := programs(t)
 	m := &machine{T: t, box: lab.NewBox(t, o)}

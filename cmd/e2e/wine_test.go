@@ -60,7 +60,7 @@ var windowsPrograms = sync.OnceValues(func() (string, error) {
 func newWine(t *testing.T, name string) *wine {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root on Debian: Wine lives in a root file system of its own")
+		t.Fatal("needs root on Debian: Wine lives in a root file system of its own")
 	}
 	root, err := lab.ModuleRoot()
 	if err != nil {

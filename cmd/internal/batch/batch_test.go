@@ -429,7 +429,10 @@ func TestBatchStaysInHome(t *testing.T) {
 	i := newImage(t, properties(gateway, "parent", "parent"))
 	outside := t.TempDir()
 	if err := os.Symlink(outside, filepath.Join(i.home, "out")); err != nil {
-		t.Skip("needs symbolic links: ", err)
+		if runtime.GOOS != "windows" {
+			t.Fatal(err)
+		}
+		t.Skip("needs the right to make symbolic links, which Windows gives to few: ", err)
 	}
 	if err := Run(t.Context(), []string{"-home", i.home}); err == nil {
 		t.Error("unpacked through a link")
