@@ -43,10 +43,32 @@ var errHungUp = errors.New("it hung up without an answer")
 func Call(ctx context.Context, home, role string, r Request, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
-	if err := call(ctx, home, role, r, answer); err != nil {
+	err := call(ctx, home, role, r, answer)
+	for try := 0; r.Op == OpStatus && errors.Is(err, errHungUp) && try < endings && pause(ctx, ending); try++ {
+		err = call(ctx, home, role, r, answer)
+	}
+	if err != nil {
 		return fmt.Errorf("ask the %s: %w", role, err)
 	}
 	return nil
+}
+
+// A process that is asked how it is in the moment in which it ends hangs up. A moment later nobody is there, or the next.
+const (
+	endings = 4
+	ending  = 50 * time.Millisecond
+)
+
+// pause reports whether ctx goes on after d.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 func call(ctx context.Context, home, role string, r Request, answer any) error {

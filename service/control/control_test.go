@@ -88,6 +88,33 @@ func TestCall(t *testing.T) {
 }
 
 // TestHomesOfAnyLength: a socket address holds a hundred bytes, a home directory may have a longer name.
+// TestStatusOfAProcessThatEnds: it hangs up on who asked in its last moment, who then hears that nobody is there. Anything
+// but a question is not said twice.
+func TestStatusOfAProcessThatEnds(t *testing.T) {
+	for op, want := range map[Op]error{OpStatus: ErrNobody, OpStop: errHungUp} {
+		home := t.TempDir()
+		door, err := listen(home, RoleAgent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			c, err := door.accept()
+			if err == nil {
+				_, err = readLine(c, maxRequest)
+				err = errors.Join(err, c.Close())
+			}
+			ended <- errors.Join(err, door.close())
+		}()
+		if err := Call(t.Context(), home, RoleAgent, Request{Op: op}, nil); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", op, err, want)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestHomesOfAnyLength(t *testing.T) {
 	home := t.TempDir()
 	for range 4 {
