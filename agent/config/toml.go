@@ -15,6 +15,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
+	"github.com/devops-agent/devops-agent/upgrader/trust"
 )
 
 // Protocol is the generation that the agent speaks (design §6).
@@ -51,6 +52,7 @@ type Config struct {
 	Host     Host
 	Drain    Drain
 	Upgrade  Upgrade
+	Trust    Trust
 	Enroll   Enroll
 }
 
@@ -108,9 +110,19 @@ type Drain struct {
 	Timeout time.Duration // how long a stopping agent waits for builds, default 10 min
 }
 
-// Upgrade is [upgrade].
+// Upgrade is [upgrade]: who may replace what runs here, and when.
 type Upgrade struct {
-	Mode UpgradeMode // default server
+	Mode        UpgradeMode   // default server
+	Window      Window        // when upgrades that the server wants may begin, default always
+	Jitter      time.Duration // each machine waits its own share of it before an upgrade, default 0
+	SettleAfter time.Duration // how long a new version must run well before the old one is dropped, default 30 s
+	MaxDownload int64         // bytes that one downloaded file may have, default 1 GiB
+}
+
+// Trust is [trust]: whose signatures are asked for. The zero Trust asks for none.
+type Trust struct {
+	Keys    []trust.Key
+	Require bool // refuse files without a signature
 }
 
 // Enroll is [enroll]: how a machine without identity gets one (protocol §5.5).
@@ -126,6 +138,12 @@ const (
 	defaultScriptOutput  = 1 << 20
 	maxScriptOutput      = 64 << 20
 	defaultDrainTimeout  = 10 * time.Minute
+	defaultSettleAfter   = 30 * time.Second
+	maxSettleAfter       = 10 * time.Minute
+	maxJitter            = 24 * time.Hour
+	defaultDownload      = 1 << 30
+	minDownload          = 1 << 20
+	maxDownload          = 64 << 30
 	maxWait              = 30 * 24 * time.Hour // of every time limit in agent.toml
 )
 
@@ -181,8 +199,16 @@ type tomlFile struct {
 		Timeout string `toml:"timeout"`
 	} `toml:"drain"`
 	Upgrade struct {
-		Mode string `toml:"mode"`
+		Mode        string `toml:"mode"`
+		Window      string `toml:"window"`
+		Jitter      string `toml:"jitter"`
+		SettleAfter string `toml:"settle_after"`
+		MaxDownload string `toml:"max_download"`
 	} `toml:"upgrade"`
+	Trust struct {
+		Keys    []string `toml:"keys"`
+		Require bool     `toml:"require"`
+	} `toml:"trust"`
 	Enroll struct {
 		Gateway   string `toml:"gateway"`
 		TokenFile string `toml:"token_file"`
@@ -202,7 +228,8 @@ func tomlKeys() []string {
 		"proxy", "proxy.http", "proxy.https", "proxy.no_proxy",
 		"host", "host.ignore_ips", "host.language", "host.keep_logs_hours",
 		"drain", "drain.timeout",
-		"upgrade", "upgrade.mode",
+		"upgrade", "upgrade.mode", "upgrade.window", "upgrade.jitter", "upgrade.settle_after", "upgrade.max_download",
+		"trust", "trust.keys", "trust.require",
 		"enroll", "enroll.gateway", "enroll.token_file", "enroll.zone",
 	}
 }
@@ -280,8 +307,15 @@ func parseConfig(path, text string) (*Config, error) {
 			Language:      r.check("host.language", file.Host.Language, checkLanguage),
 			KeepLogsHours: r.number("host.keep_logs_hours", file.Host.KeepLogsHours, 1, maxKeepLogsHours),
 		},
-		Drain:   Drain{Timeout: r.duration("drain.timeout", file.Drain.Timeout, defaultDrainTimeout, 0, maxWait)},
-		Upgrade: Upgrade{Mode: UpgradeMode(r.oneOf("upgrade.mode", file.Upgrade.Mode, string(UpgradeServer), string(UpgradePackage), string(UpgradeOff)))},
+		Drain: Drain{Timeout: r.duration("drain.timeout", file.Drain.Timeout, defaultDrainTimeout, 0, maxWait)},
+		Upgrade: Upgrade{
+			Mode:        UpgradeMode(r.oneOf("upgrade.mode", file.Upgrade.Mode, string(UpgradeServer), string(UpgradePackage), string(UpgradeOff))),
+			Window:      r.window("upgrade.window", file.Upgrade.Window),
+			Jitter:      r.duration("upgrade.jitter", file.Upgrade.Jitter, 0, 0, maxJitter),
+			SettleAfter: r.duration("upgrade.settle_after", file.Upgrade.SettleAfter, defaultSettleAfter, 0, maxSettleAfter),
+			MaxDownload: r.bytes("upgrade.max_download", file.Upgrade.MaxDownload, defaultDownload, minDownload, maxDownload),
+		},
+		Trust: Trust{Keys: r.keys("trust.keys", file.Trust.Keys), Require: file.Trust.Require},
 		Enroll: Enroll{
 			Gateway:   r.gateway("enroll.gateway", file.Enroll.Gateway),
 			TokenFile: r.line("enroll.token_file", file.Enroll.TokenFile),
@@ -290,6 +324,9 @@ func parseConfig(path, text string) (*Config, error) {
 	}
 	if token := c.Enroll.TokenFile; token != "" && !filepath.IsAbs(token) {
 		c.Enroll.TokenFile = filepath.Join(filepath.Dir(path), token)
+	}
+	if c.Trust.Require && len(file.Trust.Keys) == 0 {
+		r.wrong("trust.require", "is true, and trust.keys names no key", "add the public half of the key that your files are signed with, or remove trust.require")
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -402,8 +439,11 @@ func (r *tomlReader) bytes(key, val string, otherwise, least, most int64) int64 
 	}
 	n, err := parseBytes(val)
 	if err != nil || n < least || n > most {
-		r.wrong(key, fmt.Sprintf("cannot be %q", shorten(val)),
-			fmt.Sprintf(`write a size such as "64KiB" or "1MiB", at most %d MiB`, most>>20))
+		do := fmt.Sprintf(`write a size such as "64KiB" or "1MiB", at most %d MiB`, most>>20)
+		if least > 0 {
+			do = fmt.Sprintf(`write a size such as "512MiB" or "2GiB", from %d to %d MiB`, least>>20, most>>20)
+		}
+		r.wrong(key, fmt.Sprintf("cannot be %q", shorten(val)), do)
 		return otherwise
 	}
 	return n
@@ -469,6 +509,37 @@ func (r *tomlReader) ips(key string, val []string) []string {
 		list = []string{}
 	}
 	return list
+}
+
+func (r *tomlReader) window(key, val string) Window {
+	val = strings.TrimSpace(val)
+	if val == "" {
+		return Window{}
+	}
+	w, err := parseWindow(val)
+	if err != nil {
+		r.wrong(key, fmt.Sprintf("cannot be %q: %v", shorten(val), err), `write it as in "22:00-06:00"; "" is always`)
+	}
+	return w
+}
+
+// keys reads public keys. What is no public key may be a secret one and is not repeated.
+func (r *tomlReader) keys(key string, val []string) []trust.Key {
+	var keys []trust.Key
+	for i, text := range val {
+		one, err := trust.ParseKey(text)
+		if err != nil {
+			do := `write a list such as ["RW..."], as in the .pub file`
+			var hinter interface{ Hint() string }
+			if errors.As(err, &hinter) {
+				do = hinter.Hint()
+			}
+			r.wrong(key, fmt.Sprintf("cannot be used: number %d is %v", i+1, err), do)
+			return nil
+		}
+		keys = append(keys, one)
+	}
+	return keys
 }
 
 // secretKey reports whether the value of a key may hold a password and must not stand in an error.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/devops-agent/devops-agent/upgrader/trust"
 )
 
 func example(t *testing.T) string {
@@ -21,6 +23,9 @@ func example(t *testing.T) string {
 	}
 	return string(text)
 }
+
+// exampleKey is the one in the example; its secret half is gone.
+const exampleKey = "RWQlOUk2VtmitVxuAQW+LiMgnJ7XDdIbol8U2WMs4V4XVVLq2Q7nEjjy"
 
 func TestTheExampleIsAllDefaults(t *testing.T) {
 	got, err := LoadConfig(filepath.Join("testdata", "agent.toml"))
@@ -37,7 +42,7 @@ func TestTheExampleIsAllDefaults(t *testing.T) {
 	}
 	want := &Config{Protocol: Auto, Scripts: Scripts{Timeout: time.Hour, MaxOutput: 1 << 20},
 		Log: Log{Level: slog.LevelInfo, KeepDays: 7, KeepFiles: 7, MaxSizeMB: 100}, Drain: Drain{Timeout: 10 * time.Minute},
-		Upgrade: Upgrade{Mode: UpgradeServer}}
+		Upgrade: Upgrade{Mode: UpgradeServer, SettleAfter: 30 * time.Second, MaxDownload: 1 << 30}}
 	if !reflect.DeepEqual(none, want) {
 		t.Errorf("defaults: %+v, want %+v", none, want)
 	}
@@ -50,6 +55,10 @@ func TestTheExampleShowsEverySetting(t *testing.T) {
 		t.Fatal(err)
 	}
 	yes, no, four, hours := true, false, 4, 96
+	key, err := trust.ParseKey(exampleKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := &Config{
 		Path: "/etc/devops-agent/agent.toml", Protocol: Auto,
 		Server:  Server{"https://devops.example.com", "https://files.example.com", 5 * time.Second},
@@ -59,8 +68,10 @@ func TestTheExampleShowsEverySetting(t *testing.T) {
 		Log:     Log{slog.LevelInfo, 7, 7, 100},
 		Proxy:   Proxies{"http://proxy.example.com:3128", "http://proxy.example.com:3128", "localhost,10.0.0.0/8,.example.com"},
 		Host:    Host{[]string{"127.0.0.1", "172.17.0.0/16"}, "en_US", &hours},
-		Drain:   Drain{10 * time.Minute}, Upgrade: Upgrade{UpgradeServer},
-		Enroll: Enroll{"https://devops.example.com", c.Enroll.TokenFile, "shenzhen"},
+		Drain:   Drain{10 * time.Minute},
+		Upgrade: Upgrade{UpgradeServer, Window{22 * 60, 6 * 60}, 0, 30 * time.Second, 1 << 30},
+		Trust:   Trust{[]trust.Key{key}, true},
+		Enroll:  Enroll{"https://devops.example.com", c.Enroll.TokenFile, "shenzhen"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -119,6 +130,24 @@ func TestWrongSettingsNameTheirLineAndAWayOut(t *testing.T) {
 		"[server]\ngateway = \"http://a b\"":             {2, "server.gateway", "address", "https://"},
 		"[proxy]\nhttp = \"ftp://me:hush@x\"":            {2, "proxy.http", "ftp", ""},
 		"[proxy]\nhttps = \"http://me:hush@x:y\"":        {2, "proxy.https", "not an address", ""},
+		"[upgrade]\nwindow = \"22:00\"":                  {2, "upgrade.window", "two times", "22:00-06:00"},
+		"[upgrade]\nwindow = \"22:00-25:00\"":            {2, "upgrade.window", "two times", "22:00-06:00"},
+		"[upgrade]\nwindow = \"24:00-06:00\"":            {2, "upgrade.window", "two times", "22:00-06:00"},
+		"[upgrade]\nwindow = \"03:00-03:00\"":            {2, "upgrade.window", "no length", "always"},
+		"[upgrade]\nwindow = true":                       {2, "upgrade.window", "instead of string", "in quotes"},
+		"[upgrade]\njitter = \"25h\"":                    {2, "upgrade.jitter", "25h", "24h"},
+		"[upgrade]\njitter = \"-1s\"":                    {2, "upgrade.jitter", "-1s", "from 0s"},
+		"[upgrade]\n\nsettle_after = \"11m\"":            {3, "upgrade.settle_after", "11m", "10m"},
+		"[upgrade]\nmax_download = \"1KiB\"":             {2, "upgrade.max_download", "1KiB", "from 1 to 65536 MiB"},
+		"[upgrade]\nmax_download = 5":                    {2, "upgrade.max_download", "instead of string", "with its unit"},
+		"[upgrade]\nsettle = \"1m\"":                     {2, "upgrade.settle", "not a setting", ""},
+		"[trust]\nrequire = true":                        {2, "trust.require", "names no key", "public half"},
+		"[trust]\nkeys = []\nrequire = true":             {3, "trust.require", "names no key", "public half"},
+		"[trust]\nrequire = \"true\"":                    {2, "trust.require", "instead of boolean", "without quotes"},
+		"[trust]\nkeys = [\"\"]":                         {2, "trust.keys", "number 1 is not a public key of minisign: it is empty", ".pub"},
+		"[trust]\nkeys = [\"hush\"]\nrequire = true":     {2, "trust.keys", "it has 3 bytes instead of 42", ".pub"},
+		"[trust]\nkeys = \"hush\"":                       {2, "trust.keys", "", ""},
+		"[trust]\nkey = [\"hush\"]":                      {2, "trust.key", "not a setting", "trust.keys"},
 		"[enroll]\ntoken = \"hush\"":                     {2, "enroll.token", "not a setting", ""},
 		"[builds]\nuser = \"a\\nb\"":                     {2, "builds.user", "control character", ""},
 		"a = 1\na = 2":                                   {2, "a", "already", ""},
@@ -163,6 +192,7 @@ func TestParseBytes(t *testing.T) {
 
 func FuzzConfig(f *testing.F) {
 	f.Add("[builds]\nparallel = 4\n")
+	f.Add("[upgrade]\nwindow = \"22:00-24:00\"\njitter = \"1h\"\nmax_download = \"1GiB\"\n[trust]\nkeys = [\"" + exampleKey + "\"]\nrequire = true\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := parseConfig("agent.toml", text)
 		if err != nil {
@@ -176,7 +206,11 @@ func FuzzConfig(f *testing.F) {
 			c.Scripts.Timeout <= 0 || c.Scripts.MaxOutput < 0 || c.Scripts.MaxOutput > maxScriptOutput || c.Drain.Timeout < 0 ||
 			c.Log.KeepDays < 1 || c.Log.KeepFiles < 1 || c.Log.MaxSizeMB < 1 ||
 			!slices.Contains([]Protocol{Auto, Ask, Split}, c.Protocol) ||
-			!slices.Contains([]UpgradeMode{UpgradeServer, UpgradePackage, UpgradeOff}, c.Upgrade.Mode) {
+			!slices.Contains([]UpgradeMode{UpgradeServer, UpgradePackage, UpgradeOff}, c.Upgrade.Mode) ||
+			c.Upgrade.Jitter < 0 || c.Upgrade.Jitter > maxJitter || c.Upgrade.SettleAfter < 0 || c.Upgrade.SettleAfter > maxSettleAfter ||
+			c.Upgrade.MaxDownload < minDownload || c.Upgrade.MaxDownload > maxDownload ||
+			c.Upgrade.Window.From < 0 || c.Upgrade.Window.From >= day || c.Upgrade.Window.To < 0 || c.Upgrade.Window.To >= day ||
+			c.Trust.Require && len(c.Trust.Keys) == 0 {
 			t.Errorf("%+v", c)
 		}
 	})
