@@ -55,20 +55,21 @@ type Settings struct {
 // agent is a record and what is known of it at run time.
 type agent struct {
 	Agent
-	seen      time.Time            // last sign of life, or our own start
-	held      int                  // requests that we hold
-	waiters   []*waiter            // the same, oldest first
-	builds    map[string]*build    // handed or running here
-	called    map[string]time.Time // last accepted call of those with a spacing limit
-	pacedTill time.Time            // no spacing limits before: it uses Prefer: wait
-	upgrading time.Time            // no builds before
-	offered   wire.UpgradeItem     // the last offer of an upgrade in ask
-	offeredAt time.Time            // when it was made
-	told      string               // the last heartbeat reply that went out
-	jdk       []string             // as last reported
-	sample    []byte               // the last metrics
-	sampledAt time.Time            // when they came
-	running   []wire.Running       // the last task list
+	seen       time.Time            // last sign of life, or our own start
+	held       int                  // requests that we hold
+	waiters    []*waiter            // the same, oldest first
+	builds     map[string]*build    // handed or running here
+	called     map[string]time.Time // last accepted call of those with a spacing limit
+	pacedTill  time.Time            // no spacing limits before: it uses Prefer: wait
+	upgrading  time.Time            // no builds before
+	offered    wire.UpgradeItem     // the last offer of an upgrade in ask
+	offeredAt  time.Time            // when it was made
+	told       string               // the last heartbeat reply that went out
+	jdk        []string             // as last reported
+	dockerInit wire.DockerInit      // as last reported
+	sample     []byte               // the last metrics
+	sampledAt  time.Time            // when they came
+	running    []wire.Running       // the last task list
 }
 
 func newAgent(now time.Time) *agent {
@@ -77,12 +78,13 @@ func newAgent(now time.Time) *agent {
 
 // waiter is a held request. The dispatcher gives it a build, or wakes it because something else changed.
 type waiter struct {
-	agent *agent
-	wants bool // a build
-	wake  chan struct{}
-	woken bool
-	given handed  // by the dispatcher, not yet fetched by the request
-	saved *ticket // of the hand-out
+	agent   *agent
+	wants   bool // a build
+	upgrade bool // an offer of an upgrade
+	wake    chan struct{}
+	woken   bool
+	given   handed  // by the dispatcher, not yet fetched by the request
+	saved   *ticket // of the hand-out
 }
 
 func (w *waiter) rouse() {
@@ -152,7 +154,7 @@ func (s *Server) report(a *agent, h wire.Heartbeat) {
 	a.HostName, a.IP, a.AgentVersion, a.WorkerVersion = clip(h.HostName, 255), clip(h.AgentIP, 64), clip(h.MasterVersion, 64), clip(h.SlaveVersion, 64)
 	a.InstallPath, a.User = clip(h.AgentInstallPath, 1024), clip(h.StartedUser, 255)
 	a.Arch, a.OSVersion = clip(h.Props.Arch, 32), clip(h.Props.OSVersion, 255)
-	a.jdk, a.running = h.Props.JDKVersion, h.TaskList
+	a.jdk, a.dockerInit, a.running = h.Props.JDKVersion, h.Props.DockerInit, h.TaskList
 	if a.Parallel == nil {
 		n := max(0, h.ParallelTaskCount)
 		a.Parallel = &n
@@ -311,6 +313,7 @@ type AgentInfo struct {
 	SampledAt     int64            `json:"sampledAt,omitempty"` // of the last metrics
 	ExitError     *wire.ExitError  `json:"exitError,omitempty"` // why it last stopped itself
 	Settings      Settings         `json:"settings"`
+	Upgrade       *AgentUpgrade    `json:"upgrade,omitempty"` // its part in the newest rollout
 }
 
 func (a *agent) info() AgentInfo {
@@ -347,7 +350,9 @@ func (s *Server) Agents() []AgentInfo {
 	list := []AgentInfo{}
 	for _, a := range s.agents {
 		if a.Status != wire.Deleted {
-			list = append(list, a.info())
+			info := a.info()
+			info.Upgrade = s.agentUpgrade(a)
+			list = append(list, info)
 		}
 	}
 	slices.SortFunc(list, func(x, y AgentInfo) int { return strings.Compare(x.ID, y.ID) })
@@ -362,7 +367,9 @@ func (s *Server) FindAgent(id string) (AgentInfo, error) {
 	if a == nil {
 		return AgentInfo{}, fmt.Errorf("agent %q: %w", clip(id, 64), ErrNotFound)
 	}
-	return a.info(), nil
+	info := a.info()
+	info.Upgrade = s.agentUpgrade(a)
+	return info, nil
 }
 
 // AgentChange is what an operator may change. Nil members stay as they are.
@@ -491,7 +498,11 @@ func (s *Server) heartbeatReply(a *agent) heartbeatReply {
 		return heartbeatReply{MasterVersion: a.AgentVersion, AgentStatus: wire.Deleted, Parallel: -1, DockerParallel: -1,
 			Envs: map[string]string{}, Props: map[string]any{}}
 	}
-	reply := heartbeatReply{MasterVersion: a.AgentVersion, SlaveVersion: s.files.versions().Worker, AgentStatus: a.Status,
+	worker := published(s.layers(a), a.OS, a.Arch).worker
+	if worker == "" {
+		worker = s.files.versions().Worker
+	}
+	reply := heartbeatReply{MasterVersion: a.AgentVersion, SlaveVersion: worker, AgentStatus: a.Status,
 		Envs: a.Envs, Gateway: a.Gateway, FileGateway: a.FileGateway, Props: map[string]any{}, Language: a.Language}
 	if a.Parallel != nil {
 		reply.Parallel = *a.Parallel

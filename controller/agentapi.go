@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -44,9 +45,9 @@ func (s *Server) agentCall(from service, next agentHandler) http.HandlerFunc {
 // hold calls try, under the lock, until it has something to say, the wait is over, the client is gone or the
 // controller stops. Meanwhile the dispatcher may hand a build over, if wanted; try gets it, once. The agent counts as
 // alive as long as it is held. It reports false when the client is gone; nothing was taken from the queue then.
-func (s *Server) hold(ctx context.Context, a *agent, wants bool, wait time.Duration, try func(now time.Time, given *build, saved *ticket) bool) bool {
+func (s *Server) hold(ctx context.Context, a *agent, wants, upgrade bool, wait time.Duration, try func(now time.Time, given *build, saved *ticket) bool) bool {
 	asked := time.Now()
-	w := &waiter{agent: a, wants: wants}
+	w := &waiter{agent: a, wants: wants, upgrade: upgrade}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if wait > 0 {
@@ -131,11 +132,12 @@ func (s *Server) startup(w http.ResponseWriter, r *http.Request, a *agent) {
 	a.LinkHash, a.LinkEnds = "", 0 // the package address has done its duty
 	a.ExitError = nil
 	a.told = ""
+	seen := s.observe(a, now)
 	t := s.saveAgent(a)
 	s.poke(a)
 	s.dispatch(now)
 	s.mu.Unlock()
-	if err := t.wait(); err != nil {
+	if err := errors.Join(t.wait(), seen.settle()); err != nil {
 		refuse(w, http.StatusInternalServerError, "the record could not be written")
 		return
 	}
@@ -171,20 +173,22 @@ func (s *Server) newHeartbeat(w http.ResponseWriter, r *http.Request, a *agent) 
 		tooOften(w)
 		return
 	}
-	s.beat(a, in, now)
+	seen := s.beat(a, in, now)
 	reply := s.heartbeatReply(a)
 	s.mu.Unlock()
+	_ = seen.settle() // what the disk refuses is written later
 	ok(w, reply)
 }
 
-// beat takes a heartbeat of either generation.
-func (s *Server) beat(a *agent, in wire.Heartbeat, now time.Time) {
+// beat takes a heartbeat of either generation. The ticket is of what it changed in rollouts, nil when that is nothing.
+func (s *Server) beat(a *agent, in wire.Heartbeat, now time.Time) *ticket {
 	if a.Status == wire.Deleted {
-		return
+		return nil
 	}
 	s.report(a, in)
 	s.alive(a, now)
 	s.lost(a, now)
+	return s.observe(a, now)
 }
 
 // claim is GET D/startup?buildType= (protocol §1.6.7).
@@ -194,7 +198,7 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, a *agent) {
 	var out handed
 	var saved *ticket
 	var status wire.AgentStatus
-	there := s.hold(r.Context(), a, wants, preferredWait(w, r), func(now time.Time, given *build, t *ticket) bool {
+	there := s.hold(r.Context(), a, wants, false, preferredWait(w, r), func(now time.Time, given *build, t *ticket) bool {
 		status = a.Status
 		if given == nil && wants {
 			given, t = s.take(a, now)
@@ -275,16 +279,18 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		tooOften(w)
 		return
 	}
-	s.beat(a, in.Heartbeat, now)
+	seen := s.beat(a, in.Heartbeat, now)
 	s.mu.Unlock()
+	_ = seen.settle() // what the disk refuses is written later
 
 	var reply askReply
 	var out handed
 	var saved *ticket
+	var due offer
 	var status wire.AgentStatus
 	var told string
 	wants := takes(in.Enable.Build)
-	there := s.hold(r.Context(), a, wants, wait, func(now time.Time, given *build, t *ticket) bool {
+	there := s.hold(r.Context(), a, wants, in.Enable.Upgrade && in.Upgrade != nil, wait, func(now time.Time, given *build, t *ticket) bool {
 		status = a.Status
 		beat := s.heartbeatReply(a)
 		told = jsonText(beat)
@@ -303,8 +309,11 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 			reply.Build, saved, out = given.job(), t, handed{given, given.HandOuts}
 			news = true
 		}
-		if in.Enable.Upgrade && in.Upgrade != nil && s.offer(a, *in.Upgrade, reply.Upgrade, now) {
-			news = true
+		if in.Enable.Upgrade && in.Upgrade != nil && given == nil { // with a build, the upgrade would be refused (protocol §1.7.3)
+			if due = s.offer(a, *in.Upgrade, false, now); due.item.Any() {
+				*reply.Upgrade = due.item
+				news = true
+			}
 		}
 		if in.Enable.Pipeline {
 			if reply.Pipeline = s.nextScript(a, now); reply.Pipeline != nil {
@@ -319,23 +328,62 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 	if reply.Build != nil && !s.committed(out, saved) {
 		reply.Build, out = nil, handed{}
 	}
+	if due.item.Any() && !s.recorded(a, due) {
+		reply.Upgrade, due = &wire.UpgradeItem{}, offer{}
+	}
 	if s.deliver(w, r, out, agentResult{result: result{Data: reply}, AgentStatus: &status}) {
 		s.mu.Lock()
 		a.told = told
 		s.mu.Unlock()
+	} else if due.item.Any() {
+		s.mu.Lock()
+		a.offeredAt, a.upgrading = time.Time{}, time.Time{} // it may be told at once
+		s.mu.Unlock()
 	}
 }
 
-// offer fills in what the agent should upgrade, at most once a minute for the same parts: an agent that cannot is
-// not to be driven round in circles.
-func (s *Server) offer(a *agent, in wire.UpgradeCheck, item *wire.UpgradeItem, now time.Time) bool {
-	wanted := s.files.wanted(a, in)
-	if !wanted.Any() || wanted == a.offered && now.Sub(a.offeredAt) < s.opts.UpgradeMark {
-		return false
+// offer is what an agent is told to upgrade, and the rollouts because of which it is.
+type offer struct {
+	item  wire.UpgradeItem
+	going []role
+	saved *ticket // nil when nothing had to be written
+}
+
+// offer says what an agent should upgrade, at most once a minute for the same parts: an agent that cannot is not to be
+// driven round in circles. What is published for all is said as often as an agent asks, if always.
+func (s *Server) offer(a *agent, in wire.UpgradeCheck, always bool, now time.Time) (o offer) {
+	lately := now.Sub(a.offeredAt) < s.opts.UpgradeMark
+	going, hold := s.place(a, in, !lately, now)
+	if hold {
+		return offer{}
 	}
-	*item, a.offered, a.offeredAt = wanted, wanted, now
-	s.markUpgrading(a, wanted, now)
-	return true
+	item := s.wanted(a, in)
+	if !item.Any() || lately && item == a.offered && (!always || len(s.layers(a)) > 0) {
+		return offer{}
+	}
+	saved := s.told(going, now)
+	if item = s.wanted(a, in); !item.Any() { // it was offered too often
+		return offer{}
+	}
+	a.offered, a.offeredAt = item, now
+	s.markUpgrading(a, item, now)
+	return offer{item, going, saved}
+}
+
+// recorded waits until an offer is on disk. One that cannot be recorded is taken back.
+func (s *Server) recorded(a *agent, o offer) bool {
+	if o.saved.settle() == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range o.going {
+		if m := r.member; m.State == Offered && m.Offers == 1 && r.members[a.ID] == m {
+			s.withdraw(r.rollout, m)
+		}
+	}
+	a.offeredAt, a.upgrading = time.Time{}, time.Time{}
+	return false
 }
 
 // markUpgrading keeps builds away for a minute (protocol §4.1).
@@ -353,14 +401,15 @@ func (s *Server) upgradeNew(w http.ResponseWriter, r *http.Request, a *agent) {
 	}
 	s.mu.Lock()
 	status := a.Status
-	var item wire.UpgradeItem
+	var o offer
 	if status == wire.ImportOK {
-		now := time.Now()
-		item = s.files.wanted(a, in)
-		s.markUpgrading(a, item, now)
+		o = s.offer(a, in, true, time.Now())
 	}
 	s.mu.Unlock()
-	okAgent(w, status, item)
+	if !s.recorded(a, o) {
+		o.item = wire.UpgradeItem{}
+	}
+	okAgent(w, status, o.item)
 }
 
 // upgradeOld is GET D/upgrade?version=&masterVersion=, the variant before upgradeNew (protocol §1.6.4).
@@ -368,7 +417,7 @@ func (s *Server) upgradeOld(w http.ResponseWriter, r *http.Request, a *agent) {
 	q := r.URL.Query()
 	s.mu.Lock()
 	status := a.Status
-	item := s.files.wanted(a, wire.UpgradeCheck{WorkerVersion: q.Get("version"), GoAgentVersion: q.Get("masterVersion"), JDKVersion: a.jdk})
+	item := s.wanted(a, wire.UpgradeCheck{WorkerVersion: q.Get("version"), GoAgentVersion: q.Get("masterVersion"), JDKVersion: a.jdk})
 	s.mu.Unlock()
 	okAgent(w, status, status == wire.ImportOK && (item.Agent || item.Worker))
 }
@@ -378,9 +427,12 @@ func (s *Server) upgradeDone(w http.ResponseWriter, r *http.Request, a *agent) {
 	s.mu.Lock()
 	status := a.Status
 	a.upgrading = time.Time{}
-	s.log.Info("Upgrade ended", "agent", a.ID, "success", r.URL.Query().Get("success") == "true")
-	s.dispatch(time.Now())
+	success, now := r.URL.Query().Get("success") == "true", time.Now()
+	s.log.Info("Upgrade ended", "agent", a.ID, "success", success)
+	seen := s.upgradeEnded(a, success, now)
+	s.dispatch(now)
 	s.mu.Unlock()
+	_ = seen.settle() // what the disk refuses is written later
 	okAgent(w, status, status != wire.Deleted)
 }
 

@@ -285,7 +285,7 @@ devops.pipeline.enable=%t
 }
 
 // agentPackage is GET X/{id}/agent?arch= (protocol §5.4): .agent.properties, .cert if the data directory has a
-// cert.pem, and what the file store has of programs and archives.
+// cert.pem, and the programs and archives of the release that the agent will have, or else of the file store.
 func (s *Server) agentPackage(w http.ResponseWriter, r *http.Request) {
 	a, may := s.admitted(w, r)
 	if !may {
@@ -299,9 +299,10 @@ func (s *Server) agentPackage(w http.ResponseWriter, r *http.Request) {
 	if cert := s.certificate(); err == nil && len(cert) > 0 {
 		err = addToZip(zw, ".cert", 0o644, bytes.NewReader(cert))
 	}
+	layers := s.packageLayers(a.ID)
 	for _, part := range packageParts(a.OS, arch) {
 		if err == nil {
-			err = s.addPart(zw, part)
+			err = s.addPart(zw, layers, part)
 		}
 	}
 	if err == nil {
@@ -337,10 +338,13 @@ func packageParts(system, arch string) []part {
 	}
 }
 
-func (s *Server) addPart(zw *zip.Writer, p part) error {
-	file, _, err := s.files.open(p.file)
-	if err != nil {
+func (s *Server) addPart(zw *zip.Writer, layers []*release, p part) error {
+	file, err := s.openFor(layers, p.file)
+	if errors.Is(err, ErrNotFound) {
 		return nil // not in the store, so not in the package
+	}
+	if err != nil {
+		return err
 	}
 	defer func() { _ = file.Close() }()
 	return addToZip(zw, p.name, p.mode, file)
@@ -375,6 +379,6 @@ func (s *Server) internal(w http.ResponseWriter, what string, err error) {
 // jdkPackage is GET X/{id}/jre: the JDK archive of an agent's system.
 func (s *Server) jdkPackage(w http.ResponseWriter, r *http.Request) {
 	if a, may := s.admitted(w, r); may {
-		s.serveFile(w, r, jdkFile("jre.zip", a.OS, r.URL.Query().Get("arch")))
+		s.serveFile(w, r, s.packageLayers(a.ID), jdkFile("jre.zip", a.OS, r.URL.Query().Get("arch")))
 	}
 }

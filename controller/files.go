@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"path"
 	"strings"
 	"sync"
 
@@ -104,7 +103,7 @@ func (f *files) versions() versions {
 
 // open opens a regular file of the store.
 func (f *files) open(name string) (*os.File, fs.FileInfo, error) {
-	if f == nil || name == VersionsFile || !fs.ValidPath(name) || strings.ContainsRune(name, '\\') {
+	if f == nil || name == VersionsFile || strings.HasPrefix(name, objects+"/") || !fs.ValidPath(name) || strings.ContainsRune(name, '\\') {
 		return nil, nil, fs.ErrNotExist
 	}
 	file, err := f.root.Open(name)
@@ -200,7 +199,7 @@ func (f *files) wanted(a *agent, in wire.UpgradeCheck) (item wire.UpgradeItem) {
 		}
 	}
 	item.Worker = published.Worker != "" && in.WorkerVersion != published.Worker && f.has(workerFile)
-	if jdk := in.JDKVersion; published.JDK != "" && (len(jdk) == 0 || len(jdk) > 2 && strings.TrimSpace(jdk[2]) != published.JDK) {
+	if published.JDK != "" && jdkDiffers(in.JDKVersion, published.JDK) {
 		item.JDK = f.has(jdkFile("jdk17.zip", a.OS, a.Arch)) || f.has(jdkFile("jre.zip", a.OS, a.Arch))
 	}
 	if in.DockerInit.NeedUpgrade {
@@ -220,29 +219,8 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, a *agent) {
 		refuse(w, http.StatusNotFound, "no such file")
 		return
 	}
-	s.serveFile(w, r, r.URL.Query().Get("file"))
-}
-
-func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, name string) {
-	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	file, info, err := s.files.open(name)
-	if err != nil {
-		refuse(w, http.StatusNotFound, "no such file")
-		return
-	}
-	defer func() { _ = file.Close() }()
-	digest, err := s.files.md5(name, file, info)
-	if err != nil {
-		s.log.Error("A file could not be read", "path", name, "err", err)
-		refuse(w, http.StatusInternalServerError, "the file could not be read")
-		return
-	}
-	w.Header().Set(wire.HeaderMD5, digest)
-	w.Header().Set("ETag", `"`+digest+`"`)
-	if tag := r.URL.Query().Get("eTag"); tag != "" && strings.EqualFold(tag, digest) {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	attachment(w, path.Base(name))
-	http.ServeContent(w, r, "", info.ModTime(), file)
+	name := cleanName(r.URL.Query().Get("file"))
+	layers, done := s.fetching(a, name)
+	defer done()
+	s.serveFile(w, r, layers, name)
 }

@@ -30,9 +30,14 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"POST /builds/{id}/cancel":  s.apiCancel,
 		"GET /builds/{id}/log":      s.buildLog,
 	} {
-		method, path, _ := strings.Cut(pattern, " ")
-		mux.HandleFunc(method+" /api/v1"+path, s.operator(h))
+		s.operatorRoute(mux, pattern, h)
 	}
+	s.upgradeRoutes(func(pattern string, h http.HandlerFunc) { s.operatorRoute(mux, pattern, h) })
+}
+
+func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
+	method, path, _ := strings.Cut(pattern, " ")
+	mux.HandleFunc(method+" /api/v1"+path, s.operator(h))
 }
 
 // operator lets only the operator's token through.

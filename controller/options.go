@@ -19,6 +19,8 @@ type Options struct {
 	CancelSilence time.Duration // …while it is being cancelled; 20 s
 	JobGrace      time.Duration // a worker that overruns the build's time limit by this much is given up; 1 min
 	UpgradeMark   time.Duration // no builds for an agent that was told to upgrade; 60 s
+	UpgradeWithin time.Duration // an agent that was offered a release and makes no progress has failed; 15 min
+	UpgradeSoak   time.Duration // …one that reports it is upgraded for good when it has not said so before; 90 s (a bad version is gone by then)
 	TokenLife     time.Duration // of an enrolment token; 3 days
 	ScriptWithin  time.Duration // a pipeline script fetched but not begun is offered again; 1 min
 	MaxHandOuts   int           // a build handed out so often without a start fails; 10
@@ -51,6 +53,8 @@ func (o Options) withDefaults() Options {
 		{&o.CancelSilence, 20 * time.Second},
 		{&o.JobGrace, time.Minute},
 		{&o.UpgradeMark, time.Minute},
+		{&o.UpgradeWithin, 15 * time.Minute},
+		{&o.UpgradeSoak, 90 * time.Second},
 		{&o.TokenLife, 3 * 24 * time.Hour},
 		{&o.ScriptWithin, time.Minute},
 		{&o.AskSpacing, 3 * time.Second},
@@ -73,6 +77,6 @@ func (o Options) withDefaults() Options {
 
 // tick is how often the timers are looked at: often enough for the shortest of them.
 func (o Options) tick() time.Duration {
-	shortest := min(o.OfflineAfter, o.StartWithin, o.WorkerSilence, o.CancelSilence, o.JobGrace)
+	shortest := min(o.OfflineAfter, o.StartWithin, o.WorkerSilence, o.CancelSilence, o.JobGrace, o.UpgradeWithin, o.UpgradeSoak)
 	return max(10*time.Millisecond, min(shortest/8, time.Second))
 }

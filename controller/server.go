@@ -37,16 +37,20 @@ type Server struct {
 	handler http.Handler
 	closing chan struct{} // closed by Close: held requests are answered
 
-	mu         sync.Mutex
-	closed     bool
-	agents     map[string]*agent
-	builds     map[string]*build // active ones and the last that ended
-	ended      []*build          // those of builds that are over, oldest first
-	queue      []*build          // queued, by number
-	lastNumber int64
-	scripts    map[int64]*script // pipeline scripts that are not over
-	lastScript int64
-	dirty      map[*build]bool // changed in memory, not on disk: the disk refused
+	mu          sync.Mutex
+	closed      bool
+	agents      map[string]*agent
+	builds      map[string]*build // active ones and the last that ended
+	ended       []*build          // those of builds that are over, oldest first
+	queue       []*build          // queued, by number
+	lastNumber  int64
+	scripts     map[int64]*script // pipeline scripts that are not over
+	lastScript  int64
+	dirty       map[*build]bool // changed in memory, not on disk: the disk refused
+	releases    map[string]*release
+	uploaded    map[string]ReleaseFile // by SHA-256: the files of releases, and those that are to become some
+	rollouts    []*rollout             // by number
+	lastRollout int64
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -54,7 +58,8 @@ type Server struct {
 func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), agents: make(map[string]*agent),
-		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool)}
+		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
+		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile)}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -215,8 +220,10 @@ func (s *Server) load(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := s.loadScripts(); err != nil {
-		return err
+	for _, load := range []func() error{s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
+		if err := load(); err != nil {
+			return err
+		}
 	}
 	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastNumber) }, `SELECT coalesce(max(number), 0) FROM build`)
 }
@@ -278,6 +285,7 @@ func (s *Server) lapse(now time.Time) {
 			s.poke(s.agents[c.Agent])
 		}
 	}
+	s.lapseRollouts(now)
 	if s.files.changed() {
 		for _, a := range s.agents {
 			s.poke(a)

@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS log_batch (build INTEGER PRIMARY KEY, last INTEGER NO
 CREATE TABLE IF NOT EXISTS token (hash TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS script (id INTEGER PRIMARY KEY, agent TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS script_agent ON script (agent);
+CREATE TABLE IF NOT EXISTS release (version TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rollout (id INTEGER PRIMARY KEY, doc TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rollout_agent (rollout INTEGER NOT NULL, agent TEXT NOT NULL, doc TEXT NOT NULL,
+	PRIMARY KEY (rollout, agent)) STRICT;
 PRAGMA user_version = 1;`
 
 // store is the data base: one writer that commits whatever has gathered while the last commit was under way, and
@@ -122,6 +126,14 @@ func (t *ticket) wait() error {
 		<-t.done
 	}
 	return t.err
+}
+
+// settle is wait for a change that there may not be: a nil ticket is on disk.
+func (t *ticket) settle() error {
+	if t == nil {
+		return nil
+	}
+	return t.wait()
 }
 
 // refused reports whether the change was tried and is not on disk. A nil ticket was not refused.
