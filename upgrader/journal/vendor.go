@@ -1,0 +1,170 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/devops-agent/devops-agent/upgrader/swap"
+)
+
+// Who may replace programs: upgrade.mode of agent.toml (design: home and vendor).
+const (
+	ModeServer  = "server"  // server and package manager; either may raise the version
+	ModePackage = "package" // only the package manager
+	ModeOff     = "off"     // nobody
+)
+
+// Vendor is the directory of a package's programs, and what may be done with them.
+type Vendor struct {
+	Dir     string
+	Mode    string
+	Proof   time.Duration
+	Version func(ctx context.Context, program string) (string, error) // asks a program for its version
+	Compare func(a, b string) (order int, comparable bool)            // of versions
+}
+
+// shelf is what home knows of the package's programs: upgrade/vendor.json.
+type shelf struct {
+	Size    int64    `json:"size"` // of the agent's program when it was looked at last
+	Changed int64    `json:"changed"`
+	Sum     string   `json:"sha256"`
+	Last    string   `json:"adopted,omitempty"` // the one that was adopted last
+	Settled []string `json:"decided,omitempty"` // those that were adopted, or decided against, in mode server
+}
+
+const (
+	shelfFile   = "vendor.json"
+	mostSettled = 200
+)
+
+func (j *Journal) readShelf() shelf {
+	var s shelf
+	text, err := j.disk.ReadFile(j.path(dir, shelfFile))
+	if err != nil || len(text) > most || json.Unmarshal(text, &s) != nil {
+		return shelf{}
+	}
+	return s
+}
+
+func (j *Journal) writeShelf(s shelf) error {
+	if len(s.Settled) > mostSettled {
+		s.Settled = s.Settled[len(s.Settled)-mostSettled:]
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := j.disk.Mkdir(j.path(dir), 0o700); err != nil {
+		return err
+	}
+	if err := swap.WriteFileOn(j.disk, j.path(dir, shelfFile), append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("note which programs of the package were adopted: %w", err)
+	}
+	return nil
+}
+
+// Adopt takes the package's programs over into home when home has none, or when the package has another version than before and
+// the mode allows it: then an upgrade is begun, and Recover carries it out. A version is decided on once: what was rolled
+// back stays so. It reports whether there is something for Recover to do.
+func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
+	program := filepath.Join(v.Dir, Place(Agent, j.goos))
+	info, err := j.disk.Lstat(program)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look at the package's programs: %w", err)
+	}
+	live := j.path(Place(Agent, j.goos))
+	_, err = j.disk.Lstat(live)
+	first := errors.Is(err, fs.ErrNotExist)
+	s := j.readShelf()
+	seen := s.Sum != "" && s.Size == info.Size() && s.Changed == info.ModTime().UnixNano()
+	if !first && seen && (v.Mode == ModeOff || s.Last == s.Sum || v.Mode == ModeServer && slices.Contains(s.Settled, s.Sum)) {
+		return false, nil
+	}
+	if !seen {
+		s.Size, s.Changed = info.Size(), info.ModTime().UnixNano()
+		if s.Sum, err = j.disk.Sum(program); err != nil {
+			return false, fmt.Errorf("look at the package's programs: %w", err)
+		}
+	}
+	adopt, from, to := first, "", ""
+	if !first {
+		if adopt, from, to, err = j.wanted(ctx, v, s, program, live); err != nil {
+			return false, err
+		}
+	}
+	if adopt {
+		begun, err = j.adopt(v, s.Sum, from, to)
+		if err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case adopt:
+		s.Last = s.Sum
+		fallthrough
+	case v.Mode == ModeServer:
+		if !slices.Contains(s.Settled, s.Sum) {
+			s.Settled = append(s.Settled, s.Sum)
+		}
+	}
+	return begun, j.writeShelf(s)
+}
+
+// wanted decides whether a version of the package is to run (design: home and vendor).
+func (j *Journal) wanted(ctx context.Context, v Vendor, s shelf, program, live string) (adopt bool, from, to string, err error) {
+	switch v.Mode {
+	case ModeOff:
+		return false, "", "", nil
+	case ModePackage:
+		if s.Sum == s.Last {
+			return false, "", "", nil
+		}
+	default:
+		if slices.Contains(s.Settled, s.Sum) {
+			return false, "", "", nil
+		}
+	}
+	if bad, err := j.Bad(Agent, s.Sum); err != nil || bad != nil {
+		return false, "", "", err
+	}
+	if to, err = v.Version(ctx, program); err != nil {
+		return false, "", "", fmt.Errorf("ask the package's agent for its version: %w", err)
+	}
+	if from, err = v.Version(ctx, live); err != nil { // what runs here does not run: anything is better
+		j.log.Warn("Agent in home tells no version", "err", err)
+		return true, "", to, nil
+	}
+	if v.Mode == ModePackage {
+		return true, from, to, nil
+	}
+	order, ok := v.Compare(to, from)
+	return !ok && to != from || ok && order > 0, from, to, nil
+}
+
+func (j *Journal) adopt(v Vendor, sum, from, to string) (begun bool, err error) {
+	p := Plan{Kind: FromVendor, Source: v.Dir, Proof: v.Proof}
+	for _, part := range []Part{Agent, Daemon, Native} {
+		program := filepath.Join(v.Dir, Place(part, j.goos))
+		if _, err := j.disk.Lstat(program); err == nil {
+			item := Item{Part: part, From: program, Was: from, Now: to}
+			p.Items = append(p.Items, item)
+		}
+	}
+	_, err = j.Begin(p)
+	switch {
+	case errors.Is(err, ErrNothing):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	j.log.Info("Package has another version", "from", from, "to", to, "sha256", sum)
+	return true, nil
+}
