@@ -19,11 +19,12 @@ export GOFLAGS := -buildvcs=false
 
 # program:folder; the names are those that a BK-CI server hands out (protocol §4.4)
 PROGRAMS := devopsAgent:agent devopsWorker:worker devopsController:controller devopsDaemon:daemon upgrader:upgrader
+TOOLS := packager:packager # for who publishes versions; of this machine only
 
-# $(call build,GOOS,GOARCH,suffix)
+# $(call build,GOOS,GOARCH,suffix,more programs)
 define build
 @mkdir -p bin
-@for p in $(PROGRAMS); do \
+@for p in $(PROGRAMS) $(4); do \
 	out=bin/$${p%%:*}$(3); echo "build $$out"; \
 	CGO_ENABLED=0 GOOS=$(1) GOARCH=$(2) go build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/$${p##*:} || exit 1; \
 done
@@ -31,7 +32,7 @@ endef
 
 .PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine
 build:
-	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX))
+	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
 # the suffix of this machine's own programs
 HOST_SUFFIX := $(if $(filter windows,$(HOST_OS)),.exe,_$(if $(filter darwin,$(HOST_OS)),macos,$(HOST_OS))$(if $(filter amd64,$(HOST_ARCH)),,_$(HOST_ARCH)))
