@@ -139,6 +139,7 @@ type stream struct {
 	in    *bufio.Reader
 	z     *gzip.Reader // one member of in
 	n     int64        // bytes read
+	over  bool         // that member is over
 	ended bool         // in has no more
 }
 
@@ -147,13 +148,18 @@ func (s *stream) Read(b []byte) (int, error) {
 		if s.ctx.Err() != nil {
 			return 0, context.Cause(s.ctx)
 		}
+		if s.over { // only now: who reads has used what was left of it
+			if err := s.nextMember(); err != nil {
+				return 0, err
+			}
+		}
 		n, err := s.z.Read(b)
 		s.n += int64(n)
 		if s.n-s.u.claimed > maxHeaders+2048*int64(s.u.limits.Entries) {
 			return 0, s.u.refuse("", ErrEntries, errors.New("there is too much about them"))
 		}
-		if errors.Is(err, io.EOF) {
-			err = s.nextMember()
+		if s.over = errors.Is(err, io.EOF); s.over {
+			err = nil
 		}
 		if n > 0 || err != nil {
 			return n, err
@@ -170,6 +176,7 @@ func (s *stream) nextMember() error {
 			return err
 		}
 		s.z.Multistream(false)
+		s.over = false
 		return nil
 	case len(magic) > 0:
 		return s.u.refuse("", ErrTrailing, nil)
