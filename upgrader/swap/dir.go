@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 )
 
 // Dir makes the directory at fresh the one at live, which may be missing, and puts what was at live to displaced.
@@ -20,12 +21,30 @@ import (
 // for each live. Where there are no such links either (Windows, FAT), it happens each time. RecoverDir closes the gap
 // after a crash.
 //
-// When Dir fails, the same holds as after RecoverDir.
+// When Dir fails, the same holds as after RecoverDir. A directory that cannot be moved at all (of a container image's
+// layer, a mount) is an error with a hint.
 func Dir(d Disk, live, fresh, displaced string) error {
-	if err := dir(d, live, fresh, displaced); err != nil {
+	err := dir(d, live, fresh, displaced)
+	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EBUSY) {
+		err = &fixedError{live, err}
+	}
+	if err != nil {
 		return fmt.Errorf("replace directory %s: %w", live, err)
 	}
 	return nil
+}
+
+// fixedError is about a directory that cannot be moved.
+type fixedError struct {
+	path string
+	err  error
+}
+
+func (e *fixedError) Error() string { return e.err.Error() }
+func (e *fixedError) Unwrap() error { return e.err }
+func (e *fixedError) Hint() string {
+	return "if " + e.path + " comes from a container image or is a mount of its own, nothing can take its place: " +
+		"have the whole directory that it is in on one volume"
 }
 
 func dir(d Disk, live, fresh, displaced string) error {
