@@ -18,6 +18,7 @@ type Slots struct {
 	limit  [2]int
 	seats  [2]int // taken: reserved, claimed or running
 	builds map[*Slot]struct{}
+	shut   bool          // by Exclusive: nothing may start
 	freed  chan struct{} // closed and replaced when a build gives its seat back or a limit changes
 }
 
@@ -62,7 +63,25 @@ func (s *Slots) Freed() <-chan struct{} {
 	return s.freed
 }
 
-func (s *Slots) free(k kind) bool { return s.limit[k] == 0 || s.seats[k] < s.limit[k] }
+func (s *Slots) free(k kind) bool { return !s.shut && (s.limit[k] == 0 || s.seats[k] < s.limit[k]) }
+
+// Exclusive closes the door for as long as an upgrade replaces what builds use: Reserve gives nothing until release is called.
+// It reports false when a build is claimed or runs, when a seat is reserved, because the server may be handing out a build
+// for it in this moment, or when somebody else has closed the door (statements 92, 93). Release may be called more than once.
+func (s *Slots) Exclusive() (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shut || len(s.builds) > 0 || s.seats != [2]int{} {
+		return func() {}, false
+	}
+	s.shut = true
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.shut = false
+		s.signal()
+	}), true
+}
 
 // Reservation is at most one seat of each kind, held while the server is asked for a build.
 type Reservation struct {

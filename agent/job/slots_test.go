@@ -137,3 +137,98 @@ func TestNeverMoreThanTheLimit(t *testing.T) {
 		t.Errorf("seats were lost: %s", r.Kind())
 	}
 }
+
+// TestNeverABuildAndAnUpgrade is the property of statements 92 and 93, under the race detector: whoever has the door for
+// itself meets no build, claimed, running or about to be handed out.
+func TestNeverABuildAndAnUpgrade(t *testing.T) {
+	s := NewSlots(2, 0)
+	var builds, upgrades, both, had atomic.Int32
+	var all sync.WaitGroup
+	for i := range 6 {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 93))
+			for range 2000 {
+				r := s.Reserve()
+				if r.Kind() != wire.None && upgrades.Load() > 0 {
+					both.Add(1) // a question for a build while an upgrade has the door
+				}
+				b := buildOf("b")
+				if rng.IntN(2) == 0 {
+					b.Docker = &wire.DockerBuild{}
+				}
+				if rng.IntN(3) > 0 {
+					if slot, ok := r.Claim(b); ok {
+						builds.Add(1)
+						if upgrades.Load() > 0 {
+							both.Add(1)
+						}
+						builds.Add(-1)
+						slot.Release()
+					}
+				}
+				r.Release()
+			}
+		})
+	}
+	for range 2 {
+		all.Go(func() {
+			for range 2000 {
+				release, ok := s.Exclusive()
+				if !ok {
+					continue
+				}
+				had.Add(1)
+				if upgrades.Add(1) > 1 || builds.Load() > 0 || s.Busy() {
+					both.Add(1)
+				}
+				upgrades.Add(-1)
+				release()
+				release()
+			}
+		})
+	}
+	all.Wait()
+	if both.Load() > 0 {
+		t.Errorf("%d times a build and an upgrade, or two upgrades, at once", both.Load())
+	}
+	t.Logf("%d of 4000 tries had the door", had.Load())
+	if _, ok := s.Exclusive(); !ok {
+		t.Error("the door cannot be had when nothing happens")
+	}
+}
+
+func TestExclusiveWaitsForNobody(t *testing.T) {
+	s := NewSlots(1, 1)
+	r := s.Reserve()
+	if _, ok := s.Exclusive(); ok {
+		t.Error("had while a build is being asked for")
+	}
+	slot, _ := r.Claim(buildOf("b-1"))
+	r.Release()
+	if _, ok := s.Exclusive(); ok {
+		t.Error("had while a build is claimed")
+	}
+	slot.Release()
+	release, ok := s.Exclusive()
+	if !ok {
+		t.Fatal("not had although nothing happens")
+	}
+	if _, again := s.Exclusive(); again {
+		t.Error("had twice")
+	}
+	freed := s.Freed()
+	if k := s.Reserve().Kind(); k != wire.None {
+		t.Errorf("a reservation of kind %s while the door is closed", k)
+	}
+	adopted := s.Adopt(buildOf("b-2"), 7, time.Now()) // runs whatever we say
+	adopted.Release()
+	release()
+	select {
+	case <-freed:
+	default:
+		t.Error("the end of it wakes nobody")
+	}
+	if k := s.Reserve().Kind(); k != wire.All {
+		t.Errorf("kind %s after it, want ALL", k)
+	}
+}
