@@ -106,36 +106,37 @@ type publication struct {
 	dockerInit         string // MD5
 }
 
-func (p publication) parts() (set parts) {
-	for part, text := range map[parts]string{agentPart: p.agent, workerPart: p.worker, jdkPart: p.jdk, dockerPart: p.dockerInit} {
-		if text != "" {
-			set |= part
-		}
-	}
-	return set
+// each calls f for every part and its text.
+func (p *publication) each(f func(part parts, text *string)) {
+	f(agentPart, &p.agent)
+	f(workerPart, &p.worker)
+	f(jdkPart, &p.jdk)
+	f(dockerPart, &p.dockerInit)
 }
 
-// under fills the gaps of p with what lies beneath it.
-func (p publication) under(beneath publication) publication {
-	for _, m := range []struct {
-		to   *string
-		from string
-	}{{&p.agent, beneath.agent}, {&p.worker, beneath.worker}, {&p.jdk, beneath.jdk}, {&p.dockerInit, beneath.dockerInit}} {
-		if *m.to == "" {
-			*m.to = m.from
+func (p publication) parts() (set parts) {
+	p.each(func(part parts, text *string) {
+		if *text != "" {
+			set |= part
 		}
-	}
-	return p
+	})
+	return set
 }
 
 // only keeps some parts.
 func (p publication) only(set parts) publication {
-	for part, text := range map[parts]*string{agentPart: &p.agent, workerPart: &p.worker, jdkPart: &p.jdk, dockerPart: &p.dockerInit} {
+	p.each(func(part parts, text *string) {
 		if set&part == 0 {
 			*text = ""
 		}
-	}
+	})
 	return p
+}
+
+// under fills the gaps of p with what lies beneath it.
+func (p publication) under(beneath publication) publication {
+	gaps := beneath.only(^p.parts())
+	return publication{p.agent + gaps.agent, p.worker + gaps.worker, p.jdk + gaps.jdk, p.dockerInit + gaps.dockerInit}
 }
 
 // jdkDiffers is the rule of protocol §4.1 for a JDK.
@@ -156,13 +157,15 @@ func (p publication) differs(in wire.UpgradeCheck) wire.UpgradeItem {
 // release is a Release with its files by name.
 type release struct {
 	Release
-	files map[string]ReleaseFile
+	files    map[string]ReleaseFile
+	programs bool // for at least one platform
 }
 
 func newRelease(r Release) *release {
 	made := &release{Release: r, files: make(map[string]ReleaseFile, len(r.Files))}
 	for _, f := range r.Files {
 		made.files[f.Name] = f
+		made.programs = made.programs || programName.MatchString(f.Name)
 	}
 	return made
 }
@@ -177,7 +180,7 @@ func (r *release) published(system, arch string) (p publication) {
 	}
 	if r.has(programFile("devopsAgent", system, arch)) {
 		p.agent = r.Version
-	} else if slices.ContainsFunc(r.Files, func(f ReleaseFile) bool { return programName.MatchString(f.Name) }) {
+	} else if r.programs {
 		return p
 	}
 	if r.has(workerFile) {

@@ -341,16 +341,25 @@ func (s *Server) wanted(a *agent, in wire.UpgradeCheck) wire.UpgradeItem {
 	item := s.files.wanted(a, in)
 	p := published(s.layers(a), a.OS, a.Arch)
 	over := p.differs(in)
-	for _, m := range []struct {
-		taken string
-		to    *bool
-		from  bool
-	}{{p.agent, &item.Agent, over.Agent}, {p.worker, &item.Worker, over.Worker}, {p.jdk, &item.JDK, over.JDK}, {p.dockerInit, &item.DockerInitFile, over.DockerInitFile}} {
-		if m.taken != "" {
-			*m.to = m.from
+	p.each(func(part parts, text *string) {
+		if *text != "" {
+			*partOf(&item, part) = *partOf(&over, part)
 		}
-	}
+	})
 	return item
+}
+
+// partOf is the member of an answer for a part.
+func partOf(item *wire.UpgradeItem, part parts) *bool {
+	switch part {
+	case agentPart:
+		return &item.Agent
+	case workerPart:
+		return &item.Worker
+	case jdkPart:
+		return &item.JDK
+	}
+	return &item.DockerInitFile
 }
 
 // place finds the rollouts in which an agent that asks for upgrades is under way. If fresh, it gives it a place in the
@@ -581,8 +590,12 @@ func (s *Server) count(r *rollout) {
 		if !a.here() || !r.concerns(a) {
 			continue
 		}
+		member := r.members[a.ID] != nil
+		if !member && s.takenOver(r, a) {
+			continue
+		}
 		r.survey.matching++
-		if r.members[a.ID] != nil {
+		if member {
 			continue
 		}
 		r.survey.waiting++
@@ -590,6 +603,20 @@ func (s *Server) count(r *rollout) {
 			r.survey.online++
 		}
 	}
+}
+
+// takenOver reports whether newer rollouts have left nothing of one for an agent.
+func (s *Server) takenOver(r *rollout, a *agent) bool {
+	var taken parts
+	for _, newer := range slices.Backward(s.rollouts) {
+		if newer.ID <= r.ID {
+			break
+		}
+		if newer.inForce() && newer.governs(newer.members[a.ID]) {
+			taken |= newer.release.published(a.OS, a.Arch).parts()
+		}
+	}
+	return taken != 0 && r.release.published(a.OS, a.Arch).parts()&^taken == 0
 }
 
 // enter changes the state of a rollout.

@@ -178,6 +178,7 @@ func (s *Server) begin(doc Rollout) (*rollout, error) {
 			return nil, refusal("rollout %d offers %s to the same agents already: it is %s", other.ID, doc.Version, other.State)
 		}
 	}
+	doc.ID = s.lastRollout + 1
 	r := newRollout(doc, of)
 	s.count(r)
 	if r.survey.matching == 0 {
@@ -194,8 +195,7 @@ func (s *Server) begin(doc Rollout) (*rollout, error) {
 			return nil, refusal("no agent has all of the labels %s: devopsController agents shows what they have", strings.Join(doc.Labels, ","))
 		}
 	}
-	s.lastRollout++
-	r.ID = s.lastRollout
+	s.lastRollout = r.ID
 	return r, nil
 }
 
