@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
 
 	"github.com/devops-agent/devops-agent/systemd"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 	"github.com/devops-agent/devops-agent/windows"
 )
 
@@ -199,8 +199,8 @@ func writeKeeper(inst *Installation, r keeperRecord, s Setup) error {
 	}
 	text, err := json.Marshal(r)
 	if err == nil {
-		err = errors.Join(replaceFile(inst.Path(keeperFile), append(text, '\n')),
-			replaceFile(inst.Path(typeFile), []byte(wordOf(r.Keeper, s))))
+		err = errors.Join(swap.WriteFile(inst.Path(keeperFile), append(text, '\n'), publicMode),
+			swap.WriteFile(inst.Path(typeFile), []byte(wordOf(r.Keeper, s)), publicMode))
 	}
 	if err != nil {
 		return fmt.Errorf("record which keeper the agent has: %w", err)
@@ -217,27 +217,8 @@ func removeKeeper(inst *Installation) error {
 	return nil
 }
 
-// replaceFile writes a file that everybody may read, and never through a link that somebody else put there: root writes
-// into homes that are not root's.
-func replaceFile(path string, text []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(text)
-	if err == nil && runtime.GOOS != "windows" {
-		err = f.Chmod(0o644) // no secret, and "devopsAgent status" is for everybody
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
+// publicMode: no secret, and "devopsAgent status" is for everybody.
+const publicMode = 0o644
 
 // recorded is a keeper that leaves a note in home.
 type recorded struct {

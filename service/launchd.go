@@ -17,6 +17,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/launchd"
 	"github.com/devops-agent/devops-agent/service/control"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
 // removedFile in home says that the agent ended with ExitStayDown. launchd cannot be told about exit codes: its job is
@@ -329,22 +330,13 @@ func (k *launchdKeeper) writeJob(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".devops-agent-*")
-	if err != nil {
+	if err := swap.WriteFile(path, text, 0o644); err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil && k.uid == 0 && os.Geteuid() == 0 {
-		err = os.Chown(f.Name(), 0, 0) // root:wheel
+	if k.uid == 0 && os.Geteuid() == 0 { // the file keeps the owner of the one before
+		return os.Lchown(path, 0, 0) // root:wheel
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
+	return nil
 }
 
 // Uninstall ends the job and removes its property list. Called by the job's own process, which would wait for its own end, it

@@ -18,6 +18,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/service/control"
 	"github.com/devops-agent/devops-agent/systemd"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
 // systemdKeeper is the systemd of a machine, or of one user on it, as keeper of one installation.
@@ -296,19 +297,7 @@ func (k *systemdKeeper) writeFile(file, text string) (err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".devops-agent-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
+	return swap.WriteFile(file, []byte(text), 0o644)
 }
 
 // linger asks that the user's manager runs without a login, unless it does.

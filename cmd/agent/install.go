@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
 // installing is the verb install with what it was told.
@@ -304,35 +304,15 @@ func placePrograms(inst *service.Installation, keeper service.Keeper) error {
 }
 
 // copyProgram copies a program so that nobody ever sees half of it.
-func copyProgram(from, to string) (err error) {
-	in, err := os.Open(from)
+func copyProgram(from, to string) error {
+	program, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = in.Close() }()
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
-	out, err := os.CreateTemp(filepath.Dir(to), ".program-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(out.Name())
-		}
-	}()
-	_, err = io.Copy(out, in)
-	if err == nil {
-		err = out.Chmod(0o755) //nolint:gosec // workers and scripts of other accounts call it
-	}
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(out.Name(), to)
+	return swap.WriteFile(to, program, 0o755) // workers and scripts of other accounts call it
 }
 
 // capturePath writes down the PATH that builds have here, as the original does at install (protocol §2.1, .path): a
