@@ -79,7 +79,7 @@ type Daemon struct {
 	patience patience
 	orders   chan order
 	pace     pace
-	spoke    identity // the program that has talked on the pipe
+	spoke    Stamp // the program that has talked on the pipe
 
 	mu     sync.Mutex
 	status control.DaemonStatus
@@ -215,10 +215,7 @@ func (e *launchError) Unwrap() error { return e.cause }
 
 // program is the agent's file.
 func (r *keeping) program() string {
-	if r.GOOS == "windows" {
-		return r.Installation.Path("devopsAgent.exe")
-	}
-	return r.Installation.Path("devopsAgent")
+	return r.Installation.Path(ProgramName(r.GOOS, "devopsAgent"))
 }
 
 // begin starts the agent unless somebody else's runs: then there is no child and no error. It waits for total-lock
@@ -263,7 +260,7 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 		}
 		return nil, &launchError{err}
 	}
-	c.total, c.file = total, identify(path)
+	c.total, c.file = total, StampOf(path)
 	if r.Started != nil {
 		if err := r.Started(c.cmd.Process); err != nil {
 			r.Log.Error("Agent not taken care of", "pid", c.pid, "err", err)
@@ -375,7 +372,7 @@ func (r *keeping) rest(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
-	before, config := identify(r.program()), identify(r.Installation.Config)
+	before, config := StampOf(r.program()), StampOf(r.Installation.Config)
 	next := time.Now().Add(d)
 	r.note(func(s *control.DaemonStatus) { s.NextStart = &next })
 	defer r.note(func(s *control.DaemonStatus) { s.NextStart = nil })
@@ -395,12 +392,12 @@ func (r *keeping) rest(ctx context.Context, d time.Duration) error {
 			timer.Stop()
 			r.reap.reap(0)
 		case <-timer.C:
-			if now := identify(r.program()); now != before && now.size > 0 {
+			if now := StampOf(r.program()); now != before && now.size > 0 {
 				r.Log.Info("Agent's program has changed", "path", r.program())
 				r.pace.forget(time.Now())
 				return nil
 			}
-			if now := identify(r.Installation.Config); now != config {
+			if now := StampOf(r.Installation.Config); now != config {
 				r.Log.Info("Configuration has changed", "path", r.Installation.Config)
 				r.pace.forget(time.Now())
 				return nil
@@ -408,20 +405,4 @@ func (r *keeping) rest(ctx context.Context, d time.Duration) error {
 		}
 	}
 	return nil
-}
-
-// identity tells one content of a file from another without reading it.
-type identity struct {
-	inode   uint64
-	size    int64
-	changed int64 // nanoseconds since 1970
-	mode    os.FileMode
-}
-
-func identify(path string) identity {
-	info, err := os.Stat(path)
-	if err != nil {
-		return identity{}
-	}
-	return identity{inode: inodeOf(info), size: info.Size(), changed: info.ModTime().UnixNano(), mode: info.Mode()}
 }

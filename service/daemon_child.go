@@ -23,7 +23,7 @@ type child struct {
 	cmd   *exec.Cmd
 	pid   int
 	born  time.Time
-	file  identity
+	file  Stamp
 	total *Lock // ours until the child has its role
 	piped bool  // it has our pipes
 

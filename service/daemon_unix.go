@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exeSuffix ends the names of programs.
-const exeSuffix = ""
-
 // apart keeps what a terminal sends to us away from the agent: we pass on what is meant for it.
 func apart(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 

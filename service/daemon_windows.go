@@ -10,9 +10,6 @@ import (
 	win "golang.org/x/sys/windows"
 )
 
-// exeSuffix ends the names of programs.
-const exeSuffix = ".exe"
-
 // apart keeps what a console sends to us away from the agent: we pass on what is meant for it. It has a console of its own
 // without a window, in which its builds can be told to end.
 func apart(cmd *exec.Cmd) {

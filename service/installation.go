@@ -78,3 +78,48 @@ func hasProperties(dir string) bool {
 	}
 	return false
 }
+
+// HomeHere finds the home that a program of the original was called for: the current directory when it is a home; else the
+// directory of the program, or the one above it, first the one above when the program lies in tmp/ (protocol §4.5). It is the
+// current directory when none of them is.
+func HomeHere() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the home directory: %w", err)
+	}
+	candidates := []string{dir}
+	if self, err := os.Executable(); err == nil {
+		if real, err := filepath.EvalSymlinks(self); err == nil {
+			self = real
+		}
+		own := filepath.Dir(self)
+		above := filepath.Dir(own)
+		if filepath.Base(own) == "tmp" {
+			own, above = above, own
+		}
+		candidates = append(candidates, own, above)
+	}
+	for _, one := range candidates {
+		if isHome(one) {
+			return one, nil
+		}
+	}
+	return dir, nil
+}
+
+func isHome(dir string) bool {
+	for _, name := range []string{".agent.properties", ".agent.properties.bak", ProgramName(runtime.GOOS, "devopsAgent")} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
+// ProgramName is the name of a program's file on a system.
+func ProgramName(goos, name string) string {
+	if goos == "windows" {
+		return name + ".exe"
+	}
+	return name
+}

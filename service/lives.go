@@ -34,7 +34,7 @@ const (
 // cannot be kept is an error, and no reason to wait.
 func (i *Installation) Born(program string, now time.Time) (wait time.Duration, fruitless int, err error) {
 	l := i.readLives()
-	file, config := identify(program), identify(i.Config).changed
+	file, config := StampOf(program), StampOf(i.Config).changed
 	p := pace{streak: l.Streak, blows: l.Blows, at: l.At}
 	switch same := l.Inode == file.inode && l.Size == file.size && l.Changed == file.changed && l.Config == config; {
 	case l.At.IsZero() || !same || now.Before(l.At):

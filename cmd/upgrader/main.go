@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"runtime"
 
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/service"
@@ -25,7 +23,7 @@ Usage: upgrader start --home DIR [--vendor DIR] [-- ARGUMENTS]
   start              become the agent in a home, or that of a package where the home has none; for keepers
   -action=upgrade    put programs from tmp/ into place (the default)
   -action=uninstall  stop the agent and take it from its keeper; files and running builds stay
-  -home DIR          home of the agent (default: the current directory, or the one above that of this program)
+  -home DIR          home of the agent (default: the current directory, or that of this program, or the one above)
   version            print the version
 `
 
@@ -98,7 +96,7 @@ func act(ctx context.Context, args []string) (err error) {
 		return &usageError{fmt.Errorf("unknown action %q", action)}
 	}
 	if home == "" {
-		if home, err = homeHere(); err != nil {
+		if home, err = service.HomeHere(); err != nil {
 			return err
 		}
 	}
@@ -123,45 +121,4 @@ func act(ctx context.Context, args []string) (err error) {
 		log.Info("Upgrader ends")
 	}
 	return err
-}
-
-// homeHere is the current directory, as the original has it, unless only the one above this program is a home: the program
-// usually lies in tmp/.
-func homeHere() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find the home directory: %w", err)
-	}
-	if isHome(dir) {
-		return dir, nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("find the home directory: %w", err)
-	}
-	if resolved, err := filepath.EvalSymlinks(self); err == nil {
-		self = resolved
-	}
-	for _, above := range []string{filepath.Dir(filepath.Dir(self)), filepath.Dir(self)} {
-		if isHome(above) {
-			return above, nil
-		}
-	}
-	return dir, nil
-}
-
-func isHome(dir string) bool {
-	for _, name := range []string{".agent.properties", ".agent.properties.bak", programName(runtime.GOOS, "devopsAgent")} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			return true
-		}
-	}
-	return false
-}
-
-func programName(goos, name string) string {
-	if goos == "windows" {
-		return name + ".exe"
-	}
-	return name
 }

@@ -51,7 +51,7 @@ func start(ctx context.Context, args []string) error {
 
 // agentOf finds the agent's program, that of home first, and the arguments that it needs to find its home.
 func agentOf(inst *service.Installation, vendor string) (path string, args []string, err error) {
-	name := programName(runtime.GOOS, "devopsAgent")
+	name := service.ProgramName(runtime.GOOS, "devopsAgent")
 	path = inst.Path(name)
 	_, err = os.Stat(path)
 	if err == nil {
@@ -78,9 +78,9 @@ func rest(ctx context.Context, watched []string, wait time.Duration, fruitless i
 		keeper, _ = service.NewNotifier() // who cannot be told is not
 	}
 	defer restore(env)
-	before := make([]stamp, len(watched))
+	before := make([]service.Stamp, len(watched))
 	for i, path := range watched {
-		before[i] = fingerprint(path)
+		before[i] = service.StampOf(path)
 	}
 	end := time.Now().Add(wait)
 	said := func(err error) {
@@ -104,7 +104,7 @@ func rest(ctx context.Context, watched []string, wait time.Duration, fruitless i
 		case <-tick.C:
 			timer.Stop()
 			for i, path := range watched {
-				if fingerprint(path) != before[i] {
+				if service.StampOf(path) != before[i] {
 					return true
 				}
 			}
@@ -123,19 +123,4 @@ func restore(env []string) {
 			}
 		}
 	}
-}
-
-// stamp is what tells one content of a file from another without reading it.
-type stamp struct {
-	size    int64
-	changed time.Time
-	mode    os.FileMode
-}
-
-func fingerprint(path string) stamp {
-	info, err := os.Stat(path)
-	if err != nil {
-		return stamp{}
-	}
-	return stamp{info.Size(), info.ModTime(), info.Mode()}
 }

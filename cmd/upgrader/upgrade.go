@@ -32,7 +32,7 @@ func upgrade(ctx context.Context, inst *service.Installation, log *slog.Logger) 
 	defer func() { err = errors.Join(err, total.Release()) }()
 	var changed []string
 	for _, name := range []string{"devopsDaemon", "devopsAgent"} {
-		name = programName(runtime.GOOS, name)
+		name = service.ProgramName(runtime.GOOS, name)
 		same, err := sameContent(inst.Path("tmp", name), inst.Path(name))
 		if err != nil {
 			return fmt.Errorf("compare programs: %w", err)

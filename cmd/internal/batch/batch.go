@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -78,7 +77,7 @@ func Run(ctx context.Context, args []string) error {
 	}
 	if home == "" {
 		var err error
-		if home, err = homeHere(); err != nil {
+		if home, err = service.HomeHere(); err != nil {
 			return err
 		}
 	}
@@ -134,7 +133,7 @@ const endGrace = 10 * time.Second
 // verb runs the agent's own verb, with our outputs. It takes total-lock whenever it needs it, as we must not then. An exit code
 // of its own becomes ours; it has said why.
 func verb(ctx context.Context, inst *service.Installation, name string, rest []string) error {
-	path := inst.Path(programName(runtime.GOOS, "devopsAgent"))
+	path := inst.Path(service.ProgramName(runtime.GOOS, "devopsAgent"))
 	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 		return &noAgentError{path}
 	}
@@ -159,46 +158,4 @@ func verb(ctx context.Context, inst *service.Installation, name string, rest []s
 		return fmt.Errorf("%s the agent: %w", name, err)
 	}
 	return nil
-}
-
-// homeHere is the current directory where it is a home; else the directory of this program, or the one above it: the original
-// lies in tmp/.
-func homeHere() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find the home directory: %w", err)
-	}
-	candidates := []string{dir}
-	if self, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(self); err == nil {
-			self = real
-		}
-		above := filepath.Dir(filepath.Dir(self))
-		candidates = append(candidates, filepath.Dir(self), above)
-		if filepath.Base(filepath.Dir(self)) == "tmp" { // both are there: the home is above
-			candidates[1], candidates[2] = above, filepath.Dir(self)
-		}
-	}
-	for _, one := range candidates {
-		if isHome(one) {
-			return one, nil
-		}
-	}
-	return dir, nil
-}
-
-func isHome(dir string) bool {
-	for _, name := range []string{".agent.properties", ".agent.properties.bak", programName(runtime.GOOS, "devopsAgent")} {
-		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
-			return true
-		}
-	}
-	return false
-}
-
-func programName(goos, name string) string {
-	if goos == "windows" {
-		return name + ".exe"
-	}
-	return name
 }

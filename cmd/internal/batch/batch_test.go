@@ -97,7 +97,7 @@ func newImage(t *testing.T, properties string) image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(home, programName(runtime.GOOS, "devopsAgent")), program, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(home, service.ProgramName(runtime.GOOS, "devopsAgent")), program, 0o644); err != nil {
 		t.Fatal(err) // not executable: the archive may have been unpacked by something that drops modes
 	}
 	if properties != "" {
@@ -207,7 +207,7 @@ func TestExitCodeOfTheVerbIsOurs(t *testing.T) {
 
 func TestWithoutAgentNothingIsInstalled(t *testing.T) {
 	i := newImage(t, "")
-	if err := os.Remove(filepath.Join(i.home, programName(runtime.GOOS, "devopsAgent"))); err != nil {
+	if err := os.Remove(filepath.Join(i.home, service.ProgramName(runtime.GOOS, "devopsAgent"))); err != nil {
 		t.Fatal(err)
 	}
 	err := Run(t.Context(), []string{"-home", i.home})
@@ -241,11 +241,11 @@ func TestOneInstallerAtATime(t *testing.T) {
 func TestHomeIsFound(t *testing.T) {
 	i := newImage(t, properties("http://127.0.0.1:1", "abc", ""))
 	t.Chdir(i.home)
-	if got, err := homeHere(); err != nil || got != i.home {
+	if got, err := service.HomeHere(); err != nil || got != i.home {
 		t.Errorf("%s, %v", got, err)
 	}
 	t.Chdir(filepath.Join(i.home, "tmp"))
-	if got, err := homeHere(); err != nil || got != filepath.Join(i.home, "tmp") { // this test lies in no home
+	if got, err := service.HomeHere(); err != nil || got != filepath.Join(i.home, "tmp") { // this test lies in no home
 		t.Errorf("%s, %v", got, err)
 	}
 }
@@ -413,7 +413,7 @@ func TestBatchChangesNothingWhenItFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range entries {
-				if !slices.Contains([]string{".agent.properties", programName(runtime.GOOS, "devopsAgent"), "logs", "runtime", "tmp"}, e.Name()) {
+				if !slices.Contains([]string{".agent.properties", service.ProgramName(runtime.GOOS, "devopsAgent"), "logs", "runtime", "tmp"}, e.Name()) {
 					t.Errorf("left behind: %s", e.Name())
 				}
 			}
