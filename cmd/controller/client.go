@@ -95,6 +95,11 @@ func (c *api) request(ctx context.Context, method, path string, in any) (*http.R
 		}
 		body = bytes.NewReader(data)
 	}
+	return c.send(ctx, method, path, body)
+}
+
+// send is request with a body as it is.
+func (c *api) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+"/api/v1"+path, body)
 	if err != nil {
 		return nil, err

@@ -61,6 +61,8 @@ func serveCommand(f *flags) *cobra.Command {
 		"offline-after":  {&o.OfflineAfter, "an agent without a sign of life is offline (default 50s)"},
 		"start-within":   {&o.StartWithin, "a build whose worker did not start goes back to the queue (default 3m)"},
 		"worker-silence": {&o.WorkerSilence, "a build whose worker is silent fails (default 10m)"},
+		"upgrade-within": {&o.UpgradeWithin, "an agent that was offered a release and makes no progress has failed (default 15m)"},
+		"upgrade-soak":   {&o.UpgradeSoak, "an agent that runs a release for so long has it for good, when it does not say so before (default 1m30s)"},
 		"cancel-silence": {&o.CancelSilence, "the same while it is being cancelled (default 20s)"},
 	} {
 		fl.DurationVar(d.to, name, 0, d.what)
