@@ -30,7 +30,7 @@ define build
 done
 endef
 
-.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine
+.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine lab-crash lab-power
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
@@ -101,10 +101,17 @@ bench: build
 	bash scripts/bench.sh
 
 # real systemd as PID 1 of containers, and Windows by Wine (docs/lab.md); LAB=NAME runs only tests with such a name
-lab: lab-systemd lab-wine
+lab: lab-systemd lab-wine lab-crash lab-power
 
 lab-systemd:
 	@bash lab/run systemd '$(LAB)'
 
 lab-wine:
 	@bash lab/run wine '$(LAB)'
+
+# upgrades while any process is killed, and while the power goes (docs/lab.md); CRASH_RUNS=1000, POWER_CUTS=50 for long ones
+lab-crash:
+	@bash lab/run crash '$(LAB)'
+
+lab-power:
+	@bash lab/run power '$(LAB)'

@@ -4,13 +4,16 @@ package e2e
 
 import (
 	"archive/zip"
+	"crypto/md5" //nolint:gosec // to compare
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -146,4 +149,17 @@ func bothReleases(t *testing.T) [2]release {
 		t.Fatal(err)
 	}
 	return both
+}
+
+// treeSum is the MD5 of the JDK's files but for bin, one after the other.
+func (r release) treeSum() string {
+	files := r.files()
+	h := md5.New() //nolint:gosec // to compare
+	_, _ = io.WriteString(h, files["release"])
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if strings.HasPrefix(name, "lib/") {
+			_, _ = io.WriteString(h, files[name])
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
