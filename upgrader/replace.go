@@ -1,0 +1,305 @@
+package upgrader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/devops-agent/devops-agent/upgrader/fetch"
+	"github.com/devops-agent/devops-agent/upgrader/journal"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
+	"github.com/devops-agent/devops-agent/upgrader/trust"
+	"github.com/devops-agent/devops-agent/upgrader/unpack"
+)
+
+// totalLimit is how long other work on the installation is waited for.
+const totalLimit = time.Minute
+
+// Live is where a JDK is now that was replaced.
+type Live struct {
+	Part journal.Part // JDK or JDK17
+	Dir  string       // absolute
+}
+
+// TakenBackError: new parts were in place, did not work there, and are gone again; or could not be put into place at all.
+type TakenBackError struct{ Attempt *journal.Attempt }
+
+// Error says why.
+func (e *TakenBackError) Error() string {
+	return fmt.Sprintf("upgrade %s was taken back: %s", e.Attempt.ID, e.Attempt.Reason)
+}
+
+// Unwrap lets callers see that everything is as it was.
+func (e *TakenBackError) Unwrap() error { return errTakenBack }
+
+var errTakenBack = errors.New("taken back")
+
+// Replace puts the parts of a stage into place that need no restart: JDK, worker, script of containers, in this order and in one
+// transaction (protocol §4.5). Each is tried once more where it is then; if one does not work there, all return. It returns
+// where JDKs are now. Nothing may build meanwhile.
+//
+// Of the plan, everything but the items counts. An error is a *TakenBackError when the parts were there.
+func (u *Upgrader) Replace(ctx context.Context, s *Stage, plan journal.Plan) (jdks []Live, err error) {
+	parts := []journal.Part{journal.JDK, journal.JDK17, journal.Worker}
+	if !s.Programs() {
+		parts = append(parts, journal.Init)
+	}
+	plan.Items = s.items(parts...)
+	if len(plan.Items) == 0 {
+		return nil, nil
+	}
+	total, err := u.Inst.HoldTotal(ctx, totalLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	r, err := u.Journal.Begin(plan)
+	if err != nil {
+		return nil, err
+	}
+	claims := s.handOver(parts...)
+	// From here on the end of ctx does not matter: a crash would be carried on, and so may this be, in a moment.
+	ctx = context.WithoutCancel(ctx)
+	if err := u.Journal.Apply(ctx); err != nil {
+		return nil, err
+	}
+	if err := u.applied(r); err != nil {
+		return nil, err
+	}
+	if err := u.probe(ctx, r, s.inv); err != nil {
+		result, uerr := u.Journal.Undo(err.Error(), journal.Last{})
+		if result.Ended == nil {
+			return nil, errors.Join(err, uerr)
+		}
+		return nil, errors.Join(&TakenBackError{result.Ended}, uerr)
+	}
+	for _, p := range []journal.Part{journal.JDK, journal.JDK17} {
+		if m, ok := r.Of(p); ok {
+			jdks = append(jdks, Live{p, u.Inst.Path(m.Live)})
+		}
+	}
+	if _, err := u.Journal.Settle(); err != nil {
+		return jdks, err
+	}
+	return jdks, u.raise(claims)
+}
+
+// applied makes sure that Apply did what it was to do: an upgrade that cannot be carried out is taken back by it.
+func (u *Upgrader) applied(r *journal.Record) error {
+	found, err := u.Journal.Current()
+	if err != nil {
+		return err
+	}
+	if found.Record != nil && found.Record.ID == r.ID {
+		return nil
+	}
+	list, err := u.Journal.History()
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		if a.ID == r.ID && a.State != journal.Settled {
+			return &TakenBackError{&a}
+		}
+	}
+	return nil
+}
+
+// handOver leaves pieces to the journal, and returns what their signatures claim.
+func (s *Stage) handOver(parts ...journal.Part) []trust.Claim {
+	var claims []trust.Claim
+	for _, p := range parts {
+		if one := s.pieces[p]; one != nil {
+			claims = append(claims, one.claim)
+			delete(s.pieces, p)
+		}
+	}
+	return claims
+}
+
+// raise makes the versions of settled parts the oldest that are accepted.
+func (u *Upgrader) raise(claims []trust.Claim) error {
+	var errs []error
+	for _, claim := range claims {
+		if claim == (trust.Claim{}) {
+			continue
+		}
+		floor, err := u.floor()
+		if err == nil {
+			err = floor.Raise(claim)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// probe tries parts where they are live.
+func (u *Upgrader) probe(ctx context.Context, r *journal.Record, inv *Inventory) error {
+	java := inv.java(func(root string) string { return unpack.Java(root, u.GOOS) })
+	for _, m := range r.Moves {
+		switch m.Part {
+		case journal.JDK, journal.JDK17:
+			if java == "" {
+				java = unpack.Java(u.Inst.Path(m.Live), u.GOOS)
+			}
+			if _, err := JavaVersion(ctx, unpack.Java(u.Inst.Path(m.Live), u.GOOS)); err != nil {
+				return err
+			}
+		case journal.Worker:
+			if u.JarVersion(ctx, java, u.Inst.Path(m.Live)) == "" {
+				return ErrNoWorkerVersion
+			}
+		}
+	}
+	return nil
+}
+
+// Begin writes down the replacement of the programs of a stage: the next start of anything that recovers carries it out, and so does
+// "tmp/upgrader -action=upgrade". Nothing may build from before it until this process has ended. Of the plan, everything but
+// the items and Foreign counts.
+func (u *Upgrader) Begin(ctx context.Context, s *Stage, plan journal.Plan) (r *journal.Record, err error) {
+	parts := []journal.Part{journal.Agent, journal.Native}
+	if s.replacesDaemon() {
+		parts = append(parts, journal.Daemon)
+	}
+	if one := s.pieces[journal.Upgrader]; one != nil && s.inv.Has(journal.Upgrader) && Ours(one.path) {
+		parts = append(parts, journal.Upgrader)
+	}
+	plan.Items = s.items(parts...)
+	if one := s.pieces[journal.Agent]; one != nil {
+		plan.Foreign = !Ours(one.path)
+	}
+	if r, err = u.BeginPlan(ctx, plan); err == nil {
+		s.handOver(parts...)
+	}
+	return r, err
+}
+
+// BeginPlan writes a plan down under total-lock.
+func (u *Upgrader) BeginPlan(ctx context.Context, plan journal.Plan) (r *journal.Record, err error) {
+	total, err := u.Inst.HoldTotal(ctx, totalLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	return u.Journal.Begin(plan)
+}
+
+// Settle ends the trial of the programs that run, under total-lock, and makes their versions the oldest that are accepted, where
+// signatures are looked at. It reports how the upgrade ended; nil when there was nothing on trial any more.
+func (u *Upgrader) Settle(ctx context.Context, id string) (ended *journal.Attempt, err error) {
+	total, err := u.Inst.HoldTotal(ctx, totalLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	found, err := u.Journal.Current()
+	if err != nil || found.State != journal.Trial || found.Record.ID != id {
+		return nil, err
+	}
+	result, err := u.Journal.Settle()
+	if err != nil {
+		return result.Ended, err
+	}
+	return result.Ended, u.raise(u.claims(found.Record))
+}
+
+// claims are those of the signatures in tmp/ that are about what is live now.
+func (u *Upgrader) claims(r *journal.Record) []trust.Claim {
+	var claims []trust.Claim
+	if len(u.Policy.Keys) == 0 || r.Kind == journal.Rollback {
+		return nil
+	}
+	for _, m := range r.Moves {
+		if m.Tree {
+			continue
+		}
+		sig, err := os.ReadFile(u.Inst.Path("tmp", localName(m.Part, u.GOOS)+sigSuffix))
+		if err != nil {
+			continue
+		}
+		claim, err := u.Policy.Check(u.Inst.Path(m.Live), sig, trust.Target{Name: targetName(m.Part), OS: u.GOOS, Arch: u.GOARCH})
+		if err == nil {
+			claims = append(claims, claim)
+		}
+	}
+	return claims
+}
+
+var freshName = regexp.MustCompile(`^jdk(17)?_[0-9]{9,12}$`)
+
+// Sweep removes what ended upgrades and crashes have left: old JDKs that nothing uses, programs older than those kept for a
+// rollback, parts of downloads that nobody goes on with. Nothing may be prepared meanwhile; inUse are directories that stay.
+func (u *Upgrader) Sweep(ctx context.Context, inUse ...string) (err error) {
+	total, err := u.Inst.HoldTotal(ctx, totalLimit)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	u.Journal.Sweep()
+	errs := []error{fetch.Sweep(u.Inst.Path("tmp")), fetch.Sweep(u.incoming()), swap.Sweep(u.Inst.Path("tmp"))}
+	return errors.Join(append(errs, u.sweepFresh(inUse))...)
+}
+
+// sweepFresh removes JDKs that were unpacked and never put into place: a crash came before the journal knew of them.
+func (u *Upgrader) sweepFresh(inUse []string) error {
+	keep := map[string]bool{}
+	for _, dir := range inUse {
+		keep[dir] = true
+	}
+	found, err := u.Journal.Current()
+	if err != nil {
+		return err
+	}
+	if found.Record != nil {
+		for _, m := range found.Record.Moves {
+			keep[u.Inst.Path(m.Live)], keep[u.Inst.Path(m.Fresh)], keep[u.Inst.Path(m.Kept)] = true, true, true
+		}
+	}
+	list, err := u.Journal.History()
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		for _, name := range a.Leftover {
+			keep[u.Inst.Path(name)] = true
+		}
+	}
+	entries, err := os.ReadDir(u.Inst.Home)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		path := u.Inst.Path(entry.Name())
+		if entry.IsDir() && freshName.MatchString(entry.Name()) && !keep[path] && !u.linked(path) {
+			u.Log.Info("JDK of an upgrade that was interrupted is removed", "path", path)
+			errs = append(errs, swap.Real().Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// linked reports whether a link in home leads to a directory: where directories cannot change places, a live JDK is such a link.
+func (u *Upgrader) linked(dir string) bool {
+	entries, err := os.ReadDir(u.Inst.Home)
+	if err != nil {
+		return true
+	}
+	target, err := os.Stat(dir)
+	if err != nil {
+		return true
+	}
+	for _, entry := range entries {
+		if entry.Type()&os.ModeSymlink == 0 {
+			continue
+		}
+		if info, err := os.Stat(u.Inst.Path(entry.Name())); err == nil && os.SameFile(info, target) {
+			return true
+		}
+	}
+	return false
+}
