@@ -74,6 +74,7 @@ func refusedPairs(t *testing.T) (all []attack) {
 
 func refusedLinks(t *testing.T) (all []attack) {
 	for target, reason := range map[string]Reason{
+		strings.Repeat("../", 1000): ErrLink, strings.Repeat("n", 255) + ":": ErrLong,
 		"..": ErrLink, "../..": ErrLink, "../outside/precious": ErrLink, "a/../../x": ErrLink, "/etc/passwd": ErrLink, "": ErrLink,
 		`C:\Windows`: ErrLink, "c:x": ErrLink, `\\server\share`: ErrLink, `..\..\x`: ErrName, "ab:c": ErrName, "NUL": ErrReserved,
 		strings.Repeat("a/", 2048) + "x": ErrLong,
@@ -276,9 +277,26 @@ func refusedDamage(t *testing.T) (all []attack) {
 	r.offset = 7
 	z.list(r)
 	add("nothing where the directory says", z.end(""), "a", ErrCorrupt, false)
+	far := zipOf(t, one{name: "a", body: "body"})
+	far = wide(far, 1<<63+7)
+	add("an entry before the start of the file", far, "a", ErrTruncated, false)
 	z = &rawZip{}
 	z.list(z.local("a", 0, 0, sum(body), 4, body))
 	return append(all, attack{"an end in the comment", z.end(endMagic + string(make([]byte, endLen-4))), Limits{}, "", ErrPrepended, false})
+}
+
+// wide gives the only entry of a zip a place in 64 bits.
+func wide(data []byte, offset uint64) []byte {
+	at := bytes.LastIndex(data, []byte(centralMagic))
+	end := bytes.LastIndex(data, []byte(endMagic))
+	directory, last := slices.Clone(data[at:end]), slices.Clone(data[end:])
+	binary.LittleEndian.PutUint16(directory[30:], 12)
+	binary.LittleEndian.PutUint32(directory[42:], 1<<32-1)
+	name := binary.LittleEndian.Uint16(directory[28:])
+	extra := binary.LittleEndian.AppendUint64([]byte{1, 0, 8, 0}, offset)
+	directory = slices.Insert(directory, centralLen+int(name), extra...)
+	binary.LittleEndian.PutUint32(last[12:], uint32(len(directory)))
+	return slices.Concat(data[:at], directory, last)
 }
 
 // An entry with "../" or an absolute path must not write outside of the target directory (statement 95 of the
@@ -403,8 +421,11 @@ func TestZipOfManyEntries(t *testing.T) {
 }
 
 // fuzzed unpacks what a fuzzer made, and holds it against everything that must never be.
-func fuzzed(t *testing.T, data []byte) {
-	p := newPlace(t, data)
+func fuzzed(t *testing.T, p *place, data []byte) {
+	if err := os.WriteFile(p.archive, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.before = listing(t, p.top, p.dir)
 	limits := Limits{Bytes: 1 << 20, Entries: 50, Depth: 8}
 	size, count, serr := Size(t.Context(), p.archive, limits)
 	err := Into(t.Context(), p.archive, p.dir, limits)
@@ -429,13 +450,17 @@ func fuzzed(t *testing.T, data []byte) {
 			t.Errorf("a JDK at %s", root)
 		}
 	}
+	if err := os.RemoveAll(p.dir); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func FuzzIntoZip(f *testing.F) {
 	f.Add(zipOf(f, linux()...))
 	f.Add(zipOf(f, macos()...))
 	f.Add(zipOf(f, link("p/q/up", "../.."), link("p/q/out", "up/x")))
-	f.Fuzz(func(t *testing.T, data []byte) { fuzzed(t, data) })
+	p := newPlace(f, nil)
+	f.Fuzz(func(t *testing.T, data []byte) { fuzzed(t, p, data) })
 }
 
 // FuzzIntoTar gets the tar without its gzip, whose checksum no fuzzer would guess.
@@ -444,7 +469,8 @@ func FuzzIntoTar(f *testing.F) {
 	f.Add(plainTar(f, macos()...))
 	f.Add(plainTar(f, link("p/q/up", "../.."), link("p/q/out", "up/x")))
 	f.Add(sparseTar(f, 5000))
-	f.Fuzz(func(t *testing.T, data []byte) { fuzzed(t, gz(t, data)) })
+	p := newPlace(f, nil)
+	f.Fuzz(func(t *testing.T, data []byte) { fuzzed(t, p, gz(t, data)) })
 }
 
 func FuzzElements(f *testing.F) {

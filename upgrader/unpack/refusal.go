@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 )
 
 // A Reason says why an archive was refused. It is found in an error with [errors.Is].
@@ -56,11 +57,7 @@ type EntryError struct {
 func (e *EntryError) Error() string {
 	text := "unpack " + e.Archive + ":"
 	if e.Entry != "" {
-		name := e.Entry
-		if len(name) > 200 {
-			name = name[:200] + "…"
-		}
-		text += fmt.Sprintf(" entry %q", name)
+		text += " entry " + quoted(e.Entry)
 	} else {
 		text += " the archive"
 	}
@@ -69,6 +66,14 @@ func (e *EntryError) Error() string {
 		text += ": " + e.Err.Error()
 	}
 	return text
+}
+
+// quoted makes a name from an archive fit for a log, however long and whatever it holds.
+func quoted(name string) string {
+	if len(name) > 200 {
+		return strconv.Quote(name[:200]) + "…"
+	}
+	return strconv.Quote(name)
 }
 
 // Unwrap gives the reason, and the cause if there is one.

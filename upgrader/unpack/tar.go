@@ -106,11 +106,11 @@ func (u *unpacking) addTarFile(head *tar.Header, size int64) (*node, error) {
 func (u *unpacking) addTarLink(ctx context.Context, head *tar.Header) error {
 	path, bad := elements(head.Linkname, u.limits.Depth)
 	if bad != nil {
-		return u.refuse(head.Name, ErrHardLink, fmt.Errorf("to %q", head.Linkname))
+		return u.refuse(head.Name, ErrHardLink, fmt.Errorf("to %s", quoted(head.Linkname)))
 	}
 	old := u.find(path)
 	if old == nil || old.kind != file {
-		return u.refuse(head.Name, ErrHardLink, fmt.Errorf("to %q", head.Linkname))
+		return u.refuse(head.Name, ErrHardLink, fmt.Errorf("to %s", quoted(head.Linkname)))
 	}
 	n, err := u.addTarFile(head, old.size)
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *stream) Read(b []byte) (int, error) {
 		}
 		n, err := s.z.Read(b)
 		s.n += int64(n)
-		if s.n-s.u.claimed > maxHeaders+2048*int64(s.u.limits.Entries) {
+		if s.n-s.u.claimed > maxHeaders+2048*int64(min(s.u.limits.Entries, 1<<30)) {
 			return 0, s.u.refuse("", ErrEntries, errors.New("there is too much about them"))
 		}
 		if s.over = errors.Is(err, io.EOF); s.over {

@@ -79,7 +79,7 @@ func (u *unpacking) add(name string, k kind) (*node, error) {
 		}
 		switch {
 		case kid.name != part:
-			return nil, u.refuse(name, ErrCase, fmt.Errorf("%q is there already", kid.path()))
+			return nil, u.refuse(name, ErrCase, fmt.Errorf("%s is there already", quoted(kid.path())))
 		case last && kid.kind != k, !last && kid.kind != directory:
 			return nil, u.refuse(name, ErrClash, nil)
 		case last && kid.listed:
@@ -123,7 +123,7 @@ func (u *unpacking) setTarget(link *node, name, target string) error {
 		return u.refuse("", ErrEntries, errors.New("their names are too long together"))
 	}
 	if target == "" || strings.HasPrefix(target, "/") || strings.HasPrefix(target, `\`) || drive(target) {
-		return u.refuse(name, ErrLink, fmt.Errorf("to %q", target))
+		return u.refuse(name, ErrLink, fmt.Errorf("to %s", quoted(target)))
 	}
 	// By its text alone it has to stay inside.
 	depth := 0
@@ -135,11 +135,11 @@ func (u *unpacking) setTarget(link *node, name, target string) error {
 		case "", ".":
 		case "..":
 			if depth--; depth < 0 {
-				return u.refuse(name, ErrLink, fmt.Errorf("to %q", target))
+				return u.refuse(name, ErrLink, fmt.Errorf("to %s", quoted(target)))
 			}
 		default:
 			if bad := checkElement(part); bad != nil {
-				return u.refuse(name, bad.Reason, fmt.Errorf("so is what the link leads to: %q", target))
+				return u.refuse(name, bad.Reason, fmt.Errorf("so is what the link leads to: %s", quoted(target)))
 			}
 			depth++
 		}
@@ -168,7 +168,7 @@ func (u *unpacking) checkLinks() error {
 				if lost > 0 {
 					lost--
 				} else if at = at.parent; at == nil {
-					return u.refuse(link.path(), ErrLink, fmt.Errorf("to %q, through other links", link.target))
+					return u.refuse(link.path(), ErrLink, fmt.Errorf("to %s, through other links", quoted(link.target)))
 				}
 				continue
 			}

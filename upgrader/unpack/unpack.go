@@ -150,7 +150,7 @@ func (u *unpacking) run(ctx context.Context) error {
 
 // claim counts a file before its first byte, by the size that the archive gives it.
 func (u *unpacking) claim(name string, size int64) error {
-	if size < 0 || size > u.limits.Bytes || u.claimed+size > u.limits.Bytes {
+	if size < 0 || size > u.limits.Bytes-u.claimed {
 		return u.refuse(name, ErrBytes, fmt.Errorf("more than %d bytes together", u.limits.Bytes))
 	}
 	u.claimed += size

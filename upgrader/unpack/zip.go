@@ -31,7 +31,7 @@ const (
 	where64Len = 20
 
 	// maxDirectory bounds the memory that the directory of a zip takes, in bytes. That of a JDK has 60 kB.
-	maxDirectory = 64 << 20
+	maxDirectory = 32 << 20
 )
 
 const (
@@ -42,11 +42,12 @@ const (
 
 // zip unpacks a zip. Everything that its directory says is checked before the first byte is written.
 func (u *unpacking) zip(ctx context.Context, archive *os.File) error {
-	start, count, err := u.zipDirectory(archive)
+	data := io.NewSectionReader(archive, 0, u.size) // to which any place beyond the archive is its end, not trouble with a file
+	start, count, err := u.zipDirectory(data)
 	if err != nil {
 		return err
 	}
-	r, err := zip.NewReader(archive, u.size)
+	r, err := zip.NewReader(data, u.size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) { // names are looked at below
 		return u.damage(ctx, "", err)
 	}
@@ -81,7 +82,7 @@ func (u *unpacking) zip(ctx context.Context, archive *os.File) error {
 	})
 	for i := 1; i < len(contents); i++ {
 		if contents[i-1].end > contents[i].start {
-			return u.refuse(contents[i].entry.Name, ErrOverlap, fmt.Errorf("with %q", contents[i-1].entry.Name))
+			return u.refuse(contents[i].entry.Name, ErrOverlap, fmt.Errorf("with %s", quoted(contents[i-1].entry.Name)))
 		}
 	}
 	if err := u.checkLinks(); err != nil {
@@ -133,6 +134,7 @@ func (u *unpacking) addZip(ctx context.Context, f *zip.File) (*node, error) {
 		if err != nil {
 			return nil, u.damage(ctx, f.Name, err)
 		}
+		defer content.Close()
 		target, err := io.ReadAll(io.LimitReader(content, maxPath+1))
 		if err != nil {
 			return nil, u.damage(ctx, f.Name, err)
