@@ -86,7 +86,7 @@ func (s *Server) agentUpgrade(a *agent) *AgentUpgrade {
 		if m := r.member; m != nil && m.State != Left {
 			return &AgentUpgrade{Rollout: r.ID, Version: r.Version, State: m.State, Reason: m.Reason}
 		}
-		if r.member == nil && r.State != RolledBack && r.mine != (publication{}) {
+		if r.member == nil && a.here() && r.State != RolledBack && r.mine != (publication{}) {
 			return &AgentUpgrade{Rollout: r.ID, Version: r.Version, State: Waiting}
 		}
 	}
