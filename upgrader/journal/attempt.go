@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +19,8 @@ type Outcome string
 const (
 	Begun     Outcome = "begun"       // it has not ended
 	Settled   Outcome = "settled"     // the new version stays
-	TakenBack Outcome = "rolled-back" // the old version is back
-	Failed    Outcome = "failed"      // nothing was replaced
+	TakenBack Outcome = "rolled-back" // the new version was tried, and the old one is back
+	Failed    Outcome = "failed"      // it could not be put into place: nothing was tried
 )
 
 // Attempt is one upgrade in the history of an installation. It is what "devopsAgent upgrade history --json" prints: fields are
@@ -41,6 +40,8 @@ type Attempt struct {
 	Untold   bool      `json:"untold,omitempty"`    // the server has not heard yet how it ended
 	Forgiven bool      `json:"forgiven,omitempty"`  // the operator wants this version tried again
 	Leftover []string  `json:"leftover,omitempty"`  // directories that are still in use, below home
+
+	unwritten bool // there was no room for this when it ended
 }
 
 // Change is one part of an attempt.
@@ -54,42 +55,85 @@ type Change struct {
 }
 
 const (
-	mostAttempts = 30       // that are kept; of those that were taken back, too
-	mostBackups  = 2        // settled upgrades whose old programs are kept for "devopsAgent rollback"
+	mostAttempts = 30       // that are kept; of those that were taken back, more
+	mostBackups  = 2        // old agents that are kept for "devopsAgent rollback"
 	mostStderr   = 16 << 10 // bytes of standard error in the history
+	mostDamaged  = 5        // records that could not be read
 )
 
 // Version is the version of the agent that the attempt was about, "" when it was about other parts.
 func (a *Attempt) Version() (from, to string) {
-	for _, c := range a.Parts {
-		if c.Part == Agent {
-			return c.From, c.To
-		}
+	if c, ok := a.of(Agent); ok {
+		return c.From, c.To
 	}
 	return "", ""
 }
 
-func (j *Journal) attempt(r *Record) Attempt {
+func (a *Attempt) of(p Part) (Change, bool) {
+	for _, c := range a.Parts {
+		if c.Part == p {
+			return c, true
+		}
+	}
+	return Change{}, false
+}
+
+// keeps reports whether a file is kept for a rollback.
+func (a *Attempt) keeps(backup string) bool {
+	return slices.ContainsFunc(a.Parts, func(c Change) bool { return c.Backup == backup })
+}
+
+func (a *Attempt) hasBackup() bool {
+	return slices.ContainsFunc(a.Parts, func(c Change) bool { return c.Backup != "" })
+}
+
+// outline is the history entry of an upgrade that has begun.
+func (j *Journal) outline(r *Record) Attempt {
 	a := Attempt{ID: r.ID, Kind: r.Kind, Source: r.Source, Began: r.At, State: Begun, Parts: []Change{}}
 	for _, m := range r.Moves {
-		c := Change{Part: m.Part, From: m.From, To: m.To, Old: m.Old, New: m.New}
-		if !m.Tree {
-			c.Backup = m.Kept
-		}
-		a.Parts = append(a.Parts, c)
+		a.Parts = append(a.Parts, Change{Part: m.Part, From: m.From, To: m.To, Old: m.Old, New: m.New})
 	}
 	return a
 }
 
-// write notes an attempt as it begins.
-func (j *Journal) write(r *Record, with Attempt) {
-	a := j.attempt(r)
-	a.State = with.State
-	j.save(&a)
+// closed is the history entry of an upgrade that has ended, without what only those know who saw it end. What is kept for a
+// rollback are the programs, if the agent is one of them: an agent and a daemon of one version belong together.
+func (j *Journal) closed(r *Record, how Outcome) Attempt {
+	a := j.outline(r)
+	a.State, a.Untold = how, r.Tell
+	if how != Settled {
+		return a
+	}
+	_, agent := r.Of(Agent)
+	for i, m := range r.Moves {
+		switch {
+		case m.Tree && m.Kept != "":
+			a.Leftover = append(a.Leftover, m.Kept)
+		case agent && m.Part.program():
+			a.Parts[i].Backup = m.Kept
+		}
+	}
+	return a
 }
 
+// end notes how an upgrade ended. When that was interrupted and is done again, the first account of it is the better one.
+func (j *Journal) end(r *Record, how Outcome, c cause) *Attempt {
+	if a, ok := j.load(r.ID); ok && a.State == how && !a.unwritten {
+		return &a
+	}
+	a := j.closed(r, how)
+	a.Ended = j.stamp()
+	if how != Settled {
+		a.Reason, a.LastExit, a.ExitCode, a.Stderr = c.Why, c.Last.How, c.Last.Code, j.tail(r.ID)
+	}
+	_ = j.save(&a)
+	return &a
+}
+
+func (j *Journal) stamp() time.Time { return j.now().UTC().Truncate(time.Millisecond) }
+
 // save writes an attempt. History is for people: an upgrade does not fail for want of it.
-func (j *Journal) save(a *Attempt) {
+func (j *Journal) save(a *Attempt) error {
 	text, err := json.MarshalIndent(a, "", " ")
 	if err == nil {
 		err = swap.WriteFileOn(j.disk, j.in(a.ID, attemptOf), append(text, '\n'), 0o600)
@@ -97,37 +141,14 @@ func (j *Journal) save(a *Attempt) {
 	if err != nil {
 		j.log.Warn("History of an upgrade not written", "upgrade", a.ID, "err", err)
 	}
-}
-
-// end notes how an upgrade ended.
-func (j *Journal) end(r *Record, how Outcome, why string, last Last) *Attempt {
-	a := j.attempt(r)
-	a.State, a.Reason, a.Ended, a.Untold = how, why, j.now().UTC().Truncate(time.Millisecond), r.Tell
-	if how != Settled {
-		a.LastExit, a.ExitCode = last.How, last.Code
-		a.Stderr = j.tail(r.ID)
-		for i := range a.Parts {
-			a.Parts[i].Backup = ""
-		}
-	} else {
-		for _, m := range r.Moves {
-			if m.Tree && m.Kept != "" {
-				a.Leftover = append(a.Leftover, m.Kept)
-			}
-		}
-	}
-	j.save(&a)
-	return &a
+	return err
 }
 
 // tail is the end of what the new agent wrote to standard error.
 func (j *Journal) tail(id string) string {
-	text, err := j.disk.ReadFile(j.in(id, stderrOf))
+	text, err := j.disk.Tail(j.in(id, stderrOf), mostStderr)
 	if err != nil {
 		return ""
-	}
-	if len(text) > mostStderr {
-		text = text[len(text)-mostStderr:]
 	}
 	return strings.ToValidUTF8(string(text), "\ufffd")
 }
@@ -139,15 +160,23 @@ func (j *Journal) note(id, name, text string) {
 	}
 }
 
-func (j *Journal) noted(id, name string) string {
-	text, err := j.disk.ReadFile(j.in(id, name))
-	if err != nil || len(text) > mostStderr {
-		return ""
+func (j *Journal) noteCause(id string, c cause) {
+	if text, err := json.Marshal(c); err == nil {
+		j.note(id, causeOf, string(text))
 	}
-	return strings.TrimSpace(string(text))
 }
 
-// History lists the attempts, the newest first. What cannot be read is left out.
+// cause is what noteCause has noted.
+func (j *Journal) cause(id string) cause {
+	var c cause
+	text, err := j.read(j.in(id, causeOf))
+	if err != nil || json.Unmarshal(text, &c) != nil || c.Why == "" {
+		return cause{Why: "it was interrupted while it was taken back, and there was no room to note why it was"}
+	}
+	return c
+}
+
+// History lists the attempts, the latest first. What cannot be read is left out.
 func (j *Journal) History() ([]Attempt, error) {
 	names, err := j.disk.ReadDir(j.path(dir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -162,39 +191,70 @@ func (j *Journal) History() ([]Attempt, error) {
 			list = append(list, a)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Attempt) int {
-		if c := b.Began.Compare(a.Began); c != 0 {
-			return c
+	slices.SortStableFunc(list, func(a, b Attempt) int { // by their names, not their times: clocks are set back
+		if number(a.ID) != number(b.ID) {
+			if number(a.ID) > number(b.ID) {
+				return -1
+			}
+			return 1
 		}
 		return strings.Compare(b.ID, a.ID)
 	})
 	return list, nil
 }
 
+// load reads an attempt; one whose end is not in it, from its record.
 func (j *Journal) load(id string) (Attempt, bool) {
-	var a Attempt
 	if !goodID.MatchString(id) {
-		return a, false
+		return Attempt{}, false
 	}
-	text, err := j.disk.ReadFile(j.in(id, attemptOf))
-	if err != nil || len(text) > most || json.Unmarshal(text, &a) != nil || a.ID != id {
-		return a, false
+	a, ok := j.loadAttempt(id)
+	if ok && a.State != Begun {
+		return a, true
+	}
+	for _, how := range []Outcome{Settled, TakenBack, Failed} {
+		text, err := j.read(j.in(id, recordOf+"."+string(how)))
+		if err != nil {
+			continue
+		}
+		if r, err := decode(text, j.goos); err == nil && r.ID == id {
+			a := j.closed(r, how)
+			a.unwritten = true
+			if how != Settled {
+				c := j.cause(id)
+				a.Reason, a.LastExit, a.ExitCode = c.Why, c.Last.How, c.Last.Code
+			}
+			return a, true
+		}
+	}
+	return a, ok
+}
+
+func (j *Journal) loadAttempt(id string) (Attempt, bool) {
+	var a Attempt
+	text, err := j.read(j.in(id, attemptOf))
+	if err != nil || json.Unmarshal(text, &a) != nil || a.ID != id {
+		return Attempt{}, false
 	}
 	for _, c := range a.Parts {
-		if c.Backup != "" && !filepath.IsLocal(filepath.FromSlash(c.Backup)) {
-			return a, false
+		if c.Backup != "" && !goodBackup.MatchString(c.Backup) {
+			return Attempt{}, false
 		}
 	}
 	for _, name := range a.Leftover {
-		if !filepath.IsLocal(filepath.FromSlash(name)) {
-			return a, false
+		if !goodTree.MatchString(name) {
+			return Attempt{}, false
 		}
 	}
 	return a, true
 }
 
-// Bad finds the attempt that says that a file of a part was tried here and taken back, unless that was forgiven.
+// Bad finds the attempt that says that a file of a part was tried here and taken back, unless that was forgiven. For a JDK, the
+// file is the archive.
 func (j *Journal) Bad(p Part, sum string) (*Attempt, error) {
+	if sum == "" {
+		return nil, nil
+	}
 	list, err := j.History()
 	if err != nil {
 		return nil, err
@@ -215,19 +275,20 @@ func (j *Journal) Bad(p Part, sum string) (*Attempt, error) {
 	return nil, nil
 }
 
-// Forgive lets versions be tried again that were taken back: sum is the SHA-256 of a file.
+// Forgive lets versions be tried again that were taken back: sum is the SHA-256 of a file, as Bad has it.
 func (j *Journal) Forgive(p Part, sum string) error {
 	list, err := j.History()
-	if err != nil {
+	if err != nil || sum == "" {
 		return err
 	}
+	var errs []error
 	for _, a := range list {
 		if a.State == TakenBack && !a.Forgiven && slices.ContainsFunc(a.Parts, func(c Change) bool { return c.Part == p && c.New == sum }) {
 			a.Forgiven = true
-			j.save(&a)
+			errs = append(errs, j.save(&a))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Untold lists the attempts whose end the server has not heard of, the oldest first.
@@ -245,49 +306,102 @@ func (j *Journal) Untold() ([]Attempt, error) {
 func (j *Journal) Told(id string) {
 	if a, ok := j.load(id); ok && a.Untold {
 		a.Untold = false
-		j.save(&a)
+		_ = j.save(&a)
 	}
 }
 
-// Previous finds what "devopsAgent rollback" can go back to: the newest settled upgrade of the agent whose old program is still
-// here, or the one whose old program has the version. The plan is complete but for Reached and Proof.
+// Previous finds what "devopsAgent rollback" goes back to: the agent that ran before the one of now and is still kept here, as the
+// user of an editor's undo expects: going back again goes back further. With a version, it is any agent of that version that is
+// kept, also one that was left by going back. The other programs return to what they were then. The plan is complete but for
+// Reached, Foreign and Proof.
 func (j *Journal) Previous(version string) (*Plan, error) {
 	list, err := j.History()
 	if err != nil {
 		return nil, err
 	}
+	slices.Reverse(list)
+	list = slices.DeleteFunc(list, func(a Attempt) bool { _, ok := a.of(Agent); return a.State != Settled || !ok })
 	live, err := j.disk.Sum(j.path(Place(Agent, j.goos)))
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range list {
-		if a.State != Settled {
+	for _, at := range slices.Backward(wayBack(list, version)) {
+		c, _ := list[at].of(Agent)
+		if c.Old == live || version != "" && c.From != version {
 			continue
 		}
-		for _, c := range a.Parts {
-			for _, one := range []struct{ sum, version, path string }{{c.Old, c.From, c.Backup}} {
-				if c.Part != Agent || one.path == "" || one.sum == live || version != "" && one.version != version {
-					continue
-				}
-				if sum, err := j.disk.Sum(j.at(one.path)); err != nil || sum != one.sum {
-					continue
-				}
-				return j.backTo(a), nil
-			}
+		if _, ok := j.kept(list, Agent, c.Old); ok {
+			return j.backTo(list, at), nil
 		}
 	}
 	return nil, &NoPreviousError{version}
 }
 
-// backTo plans the return of the programs that an attempt replaced.
-func (j *Journal) backTo(a Attempt) *Plan {
-	p := &Plan{Kind: Rollback, Source: "before upgrade " + a.ID}
-	for _, c := range a.Parts {
-		if (c.Part == Agent || c.Part == Daemon || c.Part == Native) && c.Backup != "" {
-			p.Items = append(p.Items, Item{Part: c.Part, From: j.at(c.Backup), Was: c.To, Now: c.From})
+// wayBack lists the attempts, oldest first, whose old agent can be returned to: all, or without a version, those that were not
+// returned from already.
+func wayBack(list []Attempt, version string) []int {
+	var way []int
+	for at, a := range list {
+		c, _ := a.of(Agent)
+		back := -1
+		if version == "" && a.Kind == Rollback {
+			for n, to := range way {
+				if old, _ := list[to].of(Agent); old.Old == c.New {
+					back = n
+				}
+			}
+		}
+		if back >= 0 {
+			way = way[:back]
+			continue
+		}
+		way = append(way, at)
+	}
+	return way
+}
+
+// kept finds a backup with a digest.
+func (j *Journal) kept(list []Attempt, p Part, sum string) (path string, ok bool) {
+	for _, a := range list {
+		if c, ok := a.of(p); ok && c.Old == sum && c.Backup != "" {
+			if got, err := j.disk.Sum(j.at(c.Backup)); err == nil && got == sum {
+				return j.at(c.Backup), true
+			}
+		}
+	}
+	return "", false
+}
+
+// backTo plans the return of the programs to what they were before an attempt.
+func (j *Journal) backTo(list []Attempt, at int) *Plan {
+	p := &Plan{Kind: Rollback, Source: "before upgrade " + list[at].ID}
+	for _, part := range []Part{Agent, Daemon, Native} {
+		now, err := j.disk.Sum(j.path(Place(part, j.goos)))
+		if err != nil {
+			continue
+		}
+		for _, a := range list[at:] {
+			c, ok := a.of(part)
+			if !ok {
+				continue
+			}
+			if path, ok := j.kept(list, part, c.Old); ok && c.Old != now {
+				p.Items = append(p.Items, Item{Part: part, From: path, Was: latest(list, part), Now: c.From})
+			}
+			break // later ones are about what came after
 		}
 	}
 	return p
+}
+
+// latest is the version that a part was given last.
+func latest(list []Attempt, p Part) string {
+	for _, a := range slices.Backward(list) {
+		if c, ok := a.of(p); ok {
+			return c.To
+		}
+	}
+	return ""
 }
 
 // NoPreviousError: there is nothing to go back to.
@@ -304,105 +418,4 @@ func (e *NoPreviousError) Error() string {
 // Hint says where versions come from.
 func (e *NoPreviousError) Hint() string {
 	return `"devopsAgent upgrade history" shows what ran here; "devopsAgent upgrade --from FILE" installs any version`
-}
-
-// Sweep removes what ended upgrades have left and nobody uses any more: old directories of a JDK, programs older than those kept
-// for a rollback, old history, and what a crash left half done.
-func (j *Journal) Sweep() {
-	list, err := j.History()
-	if err != nil {
-		j.log.Warn("Left-overs of upgrades stay", "err", err)
-		return
-	}
-	found, err := j.Current()
-	if err != nil {
-		return
-	}
-	open := func(id string) bool { return found.Record != nil && found.Record.ID == id }
-	backups := 0
-	for n, a := range list {
-		if open(a.ID) {
-			continue
-		}
-		a, changed := j.dropLeftovers(a)
-		switch {
-		case a.State == Begun: // a crash before its record was written
-			a.State, a.Reason, a.Ended, changed = Failed, "it was interrupted before anything was replaced", j.now().UTC(), true
-			j.drop(j.in(a.ID, "new"), j.in(a.ID, "old"))
-		case a.State == Settled && hasBackup(a):
-			if backups++; backups > mostBackups {
-				j.drop(j.in(a.ID, "old"))
-				for i := range a.Parts {
-					a.Parts[i].Backup = ""
-				}
-				changed = true
-			}
-		}
-		if n >= mostAttempts && len(a.Leftover) == 0 && !a.Untold && a.State != TakenBack && !hasBackup(a) || n >= 3*mostAttempts {
-			j.drop(j.in(a.ID))
-			continue
-		}
-		if changed {
-			j.save(&a)
-		}
-	}
-	j.sweepNameless(list, open)
-	if err := swap.Sweep(j.path(dir)); err != nil {
-		j.log.Warn("Left-overs of upgrades stay", "err", err)
-	}
-	if err := swap.Sweep(j.home); err != nil {
-		j.log.Warn("Left-overs of upgrades stay", "err", err)
-	}
-}
-
-func hasBackup(a Attempt) bool {
-	return slices.ContainsFunc(a.Parts, func(c Change) bool { return c.Backup != "" })
-}
-
-// dropLeftovers removes old directories that no process uses.
-func (j *Journal) dropLeftovers(a Attempt) (Attempt, bool) {
-	if len(a.Leftover) == 0 {
-		return a, false
-	}
-	var still []string
-	for _, name := range a.Leftover {
-		path := j.at(name)
-		if _, err := j.disk.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if pid := userOf(path); pid != 0 {
-			j.log.Info("Old directory stays while it is in use", "path", name, "pid", pid)
-			still = append(still, name)
-			continue
-		}
-		if err := j.disk.Remove(path); err != nil {
-			j.log.Warn("Old directory stays", "path", name, "err", err)
-			still = append(still, name)
-		}
-	}
-	changed := len(still) != len(a.Leftover)
-	a.Leftover = still
-	return a, changed
-}
-
-// sweepNameless removes directories of upgrades that have no history: a crash came before it.
-func (j *Journal) sweepNameless(list []Attempt, open func(string) bool) {
-	names, err := j.disk.ReadDir(j.path(dir))
-	if err != nil {
-		return
-	}
-	for _, name := range names {
-		known := slices.ContainsFunc(list, func(a Attempt) bool { return a.ID == name })
-		if goodID.MatchString(name) && !known && !open(name) {
-			j.drop(j.in(name))
-		}
-	}
-}
-
-func (j *Journal) drop(paths ...string) {
-	for _, path := range paths {
-		if err := j.disk.Remove(path); err != nil {
-			j.log.Warn("Left-over of an upgrade stays", "path", path, "err", err)
-		}
-	}
 }

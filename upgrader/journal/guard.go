@@ -30,10 +30,19 @@ func (j *Journal) Runs(pid int) error {
 	return nil
 }
 
-// running is the process that Runs has noted, while it lives.
-func (j *Journal) running(id string) (pid int, started string, ok bool) {
-	text, started, ok := strings.Cut(j.noted(id, pidOf), " ")
-	pid, err := strconv.Atoi(text)
+// running is the process that is on trial, while it lives: the one that Runs has noted, or, when there was no room for that, the
+// one that has the role.
+func (j *Journal) running(inst *service.Installation, id string) (pid int, started string, ok bool) {
+	text, err := j.read(j.in(id, pidOf))
+	if err != nil {
+		h, ok := inst.Holder(service.RoleAgent)
+		if !ok {
+			return 0, "", false
+		}
+		return h.PID, h.Started, true
+	}
+	number, started, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
+	pid, err = strconv.Atoi(number)
 	if !ok || err != nil || pid < 2 {
 		return 0, "", false
 	}
@@ -43,10 +52,10 @@ func (j *Journal) running(id string) (pid int, started string, ok bool) {
 // guardEvery is the distance of looks at a new version.
 const guardEvery = 500 * time.Millisecond
 
-// Guard watches a new version until its trial is over. After Patience without a sign that it is well, or when it uses too much
-// memory, it is taken back and its process killed, so that its keeper starts the old one. It needs nothing of the new
-// version. There is one guard at a time: where another one watches, it returns at once. Trouble of the server is no
-// fault of a version.
+// Guard watches a new version until its trial is over. After patience without a sign that it is well, or when it uses too much
+// memory, it is taken back and its process killed, so that its keeper starts the old one. One that was well and is no more
+// gets that patience again: somebody may have restarted it. Guard needs nothing of the new version. There is one guard at a
+// time: where another one watches, it returns at once. Trouble of the server is no fault of a version.
 func (j *Journal) Guard(ctx context.Context, inst *service.Installation, patience time.Duration) error {
 	f, err := j.Current()
 	if err != nil || f.State != Trial {
@@ -57,9 +66,9 @@ func (j *Journal) Guard(ctx context.Context, inst *service.Installation, patienc
 		return err
 	}
 	defer func() { _ = own.Unlock() }()
-	id := f.Record.ID
-	begun, said := time.Now(), false // monotonic: a clock that is set does not matter
-	tick := time.NewTicker(guardEvery)
+	g := guard{Journal: j, inst: inst, id: f.Record.ID, patience: patience, begun: time.Now()}
+	g.good = g.begun
+	tick := time.NewTicker(j.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -67,41 +76,72 @@ func (j *Journal) Guard(ctx context.Context, inst *service.Installation, patienc
 			return nil
 		case <-tick.C:
 		}
-		f, err := j.Current()
-		if err != nil || f.State != Trial || f.Record.ID != id {
+		if over, err := g.look(ctx); over || err != nil {
 			return err
-		}
-		j.curbStderr(id)
-		if pid, _, ok := j.running(id); ok {
-			if used := memoryOf(pid); used > MostMemory {
-				return j.condemn(ctx, inst, id, fmt.Sprintf("it used %d MiB of memory", used>>20))
-			}
-		}
-		if time.Since(begun) < patience {
-			continue
-		}
-		well, settle, why := j.examine(ctx, inst, f.Record)
-		switch {
-		case settle:
-			return j.under(ctx, inst, id, func() error { _, err := j.Settle(); return err })
-		case !well:
-			return j.condemn(ctx, inst, id, fmt.Sprintf("after %v %s", patience, why))
-		case !said:
-			said = true
-			j.log.Info("New version is well and not settled yet", "upgrade", id, "why", why)
 		}
 	}
 }
 
+// guard is one watch over one new version.
+type guard struct {
+	*Journal
+	inst     *service.Installation
+	id       string
+	patience time.Duration
+	begun    time.Time // these are monotonic: a clock that is set does not matter
+	asked    time.Time // when the new version was asked last
+	good     time.Time // when it was well last; begun before that
+	said     string
+}
+
+// calm is how many looks pass between two questions to a version that was well.
+const calm = 10
+
+// look reports that the trial is over.
+func (g *guard) look(ctx context.Context) (over bool, err error) {
+	f, err := g.Current()
+	if err != nil || f.State != Trial || f.Record.ID != g.id {
+		return true, err
+	}
+	g.curbStderr(g.id)
+	if pid, _, ok := g.running(g.inst, g.id); ok {
+		if used := g.memory(pid); used > g.limit {
+			return true, g.condemn(ctx, fmt.Sprintf("it used %d MiB of memory", used>>20))
+		}
+	}
+	if time.Since(g.begun) < g.patience || g.good.After(g.begun) && time.Since(g.asked) < calm*g.every {
+		return false, nil
+	}
+	g.asked = time.Now()
+	well, settle, why := g.examine(ctx, f.Record)
+	switch {
+	case ctx.Err() != nil:
+		return true, nil // nobody has answered because nobody was to be asked any more
+	case settle:
+		_, err := g.under(ctx, func() error { _, err := g.Settle(); return err })
+		return true, err
+	case well:
+		g.good = time.Now()
+		if g.said != why {
+			g.said = why
+			g.log.Info("New version is well and not settled yet", "upgrade", g.id, "why", why)
+		}
+		return false, nil
+	case time.Since(g.good) < g.patience:
+		return false, nil
+	}
+	return true, g.condemn(ctx, fmt.Sprintf("for %v %s", g.patience, why))
+}
+
 // examine asks the new version how it is. settle means that it is well and cannot settle by itself.
-func (j *Journal) examine(ctx context.Context, inst *service.Installation, r *Record) (well, settle bool, why string) {
+func (g *guard) examine(ctx context.Context, r *Record) (well, settle bool, why string) {
 	var s control.Status
-	err := control.Call(ctx, inst.Home, string(service.RoleAgent), control.Request{Op: control.OpStatus}, &s)
+	err := control.Call(ctx, g.inst.Home, string(service.RoleAgent), control.Request{Op: control.OpStatus}, &s)
 	if err != nil {
-		if _, runs := inst.Holder(service.RoleAgent); r.Foreign && runs {
+		if _, runs := g.inst.Holder(service.RoleAgent); r.Foreign && runs {
 			return true, true, ""
 		}
-		return false, false, "it does not answer: " + err.Error()
+		return false, false, "it did not answer: " + err.Error()
 	}
 	return judge(s, r.Reached)
 }
@@ -112,46 +152,50 @@ func judge(s control.Status, reached bool) (well, settle bool, why string) {
 	case s.Server.LastContact != nil:
 		return true, false, "it runs, and its time to prove itself is not over"
 	case s.Server.Problem == control.Unreachable, s.Server.Problem == control.ServerError, s.Server.Problem == control.Deleted:
-		return true, false, "its server is in trouble: " + s.Server.Error
+		return true, false, "its server is in trouble"
 	case !reached:
 		return true, false, "the version before it could not reach the server either"
 	case s.Server.Error != "":
-		return false, false, "it cannot talk to its server, as the version before it could: " + s.Server.Error
+		return false, false, "it could not talk to its server, as the version before it could: " + s.Server.Error
 	}
-	return false, false, "it has not talked to its server"
+	return false, false, "it did not talk to its server"
 }
 
 // under does something under total-lock, if the upgrade is still on trial then.
-func (j *Journal) under(ctx context.Context, inst *service.Installation, id string, do func() error) (err error) {
-	total, err := inst.HoldTotal(ctx, time.Minute)
+func (g *guard) under(ctx context.Context, do func() error) (done bool, err error) {
+	total, err := g.inst.HoldTotal(ctx, time.Minute)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, total.Release()) }()
-	if f, err := j.Current(); err != nil || f.State != Trial || f.Record.ID != id {
-		return err
+	if f, err := g.Current(); err != nil || f.State != Trial || f.Record.ID != g.id {
+		return false, err
 	}
-	return do()
+	return true, do()
 }
 
-// condemn brings the old version back and ends the new one.
-func (j *Journal) condemn(ctx context.Context, inst *service.Installation, id, why string) error {
-	pid, started, runs := j.running(id)
-	err := j.under(ctx, inst, id, func() error {
-		_, err := j.Undo(why, Last{})
+// condemn brings the old version back and ends the new one. One that cannot be taken back, on a disk that fails, is left alone: its
+// keeper would only start it again.
+func (g *guard) condemn(ctx context.Context, why string) error {
+	var pid int
+	var started string
+	var runs bool
+	done, err := g.under(ctx, func() error {
+		pid, started, runs = g.running(g.inst, g.id)
+		_, err := g.Undo(why, Last{})
 		return err
 	})
-	if !runs || !proc.Alive(pid, started) {
+	if !done || err != nil || !runs || !proc.Alive(pid, started) {
 		return err
 	}
-	p, ferr := os.FindProcess(pid)
-	if ferr == nil {
-		ferr = p.Kill()
+	p, err := os.FindProcess(pid)
+	if err == nil {
+		err = p.Kill()
 	}
-	if ferr != nil && !errors.Is(ferr, os.ErrProcessDone) {
-		err = errors.Join(err, fmt.Errorf("kill the new version, process %d: %w", pid, ferr))
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill the new version, process %d: %w", pid, err)
 	}
-	return err
+	return nil
 }
 
 // Stderr is the file that what the agent on trial writes to standard error goes to; "" when none is on trial.
@@ -162,19 +206,13 @@ func (j *Journal) Stderr() string {
 	return ""
 }
 
+// mostStderrFile is how much standard error a new version may leave on the disk, in bytes.
+const mostStderrFile = 256 << 10
+
 // curbStderr empties a file that somebody fills.
 func (j *Journal) curbStderr(id string) {
 	path := j.in(id, stderrOf)
-	if info, err := os.Stat(path); err == nil && info.Size() > most {
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() > mostStderrFile {
 		_ = os.Truncate(path, 0) // who writes there appends
 	}
-}
-
-// Well notes that the new version runs well and only waits for its server: starts of later days do not count against it.
-func (j *Journal) Well() error {
-	f, err := j.Current()
-	if err != nil || f.State != Trial || f.Starts == 0 {
-		return err
-	}
-	return j.enter(&f, Trial, 0)
 }

@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -51,7 +49,7 @@ type Move struct {
 	Kept  string `json:"kept,omitempty"` // where the old one is until the end; "" when there was none
 	Tree  bool   `json:"tree,omitempty"` // a directory
 	Old   string `json:"old,omitempty"`  // SHA-256 of the old file; "" for a directory, or none
-	New   string `json:"new,omitempty"`  // SHA-256 of the new file; "" for a directory
+	New   string `json:"new,omitempty"`  // SHA-256 of the new file; of a directory, of the archive it came from, if known
 	From  string `json:"from,omitempty"` // version, for people
 	To    string `json:"to,omitempty"`
 }
@@ -75,9 +73,9 @@ type Record struct {
 	Tell    bool      `json:"tell,omitempty"`    // the server waits to hear how it ended
 }
 
-// onTrial reports that something in it has to prove itself in use. The first programs of a home have nothing that could return.
+// onTrial reports that something in it has to prove itself in use. The first agent of a home has nothing that could return.
 func (r *Record) onTrial() bool {
-	if m, ok := r.Of(Agent); ok && m.Old == "" && r.Kind == FromVendor {
+	if m, ok := r.Of(Agent); ok && m.Old == "" {
 		return false
 	}
 	for _, m := range r.Moves {
@@ -103,11 +101,12 @@ type State string
 
 // The states of an open upgrade.
 const (
-	None     State = ""       // no upgrade is open
-	Ready    State = "ready"  // everything is there and about to move; some of it may have
-	Trial    State = "trial"  // the new parts are in place and have not proved themselves
-	Undoing  State = "undo"   // the old parts are about to return; some may have
-	Settling State = "settle" // the new parts stay; what is left of the old ones is about to go
+	None       State = ""       // no upgrade is open
+	Ready      State = "ready"  // everything is there and about to move; some of it may have
+	Trial      State = "trial"  // the new parts are in place and have not proved themselves
+	Cancelling State = "cancel" // not everything could be put into place, nothing was tried: the old parts are about to return
+	Undoing    State = "undo"   // the new parts were tried and the old ones are about to return; some may have
+	Settling   State = "settle" // the new parts stay; what is left of the old ones is about to go
 )
 
 const (
@@ -115,8 +114,9 @@ const (
 	openPrefix = "open-"
 	attemptOf  = "attempt.json"
 	stderrOf   = "stderr"
-	reasonOf   = "reason"
+	causeOf    = "cause.json"
 	pidOf      = "pid"
+	recordOf   = "record"      // before the upgrade is open; once it has ended, with "." and how
 	marker     = ".upgrade-id" // in a new directory: which upgrade it belongs to
 	damaged    = "damaged-"
 )
@@ -136,7 +136,7 @@ func stateOf(name string) (s State, starts int, ok bool) {
 		return None, 0, false
 	}
 	switch State(rest) {
-	case Ready, Undoing, Settling:
+	case Ready, Cancelling, Undoing, Settling:
 		return State(rest), 0, true
 	}
 	count, ok := strings.CutPrefix(rest, string(Trial)+"-")
@@ -152,16 +152,51 @@ func stateOf(name string) (s State, starts int, ok bool) {
 
 // rank orders states for the case that two files are found: what was decided last wins.
 func (s State) rank() int {
-	return map[State]int{Ready: 1, Trial: 2, Undoing: 3, Settling: 4}[s]
+	switch s {
+	case Ready:
+		return 1
+	case Trial:
+		return 2
+	case Cancelling:
+		return 3
+	case Undoing:
+		return 4
+	case Settling:
+		return 5
+	}
+	return 0
 }
 
-var goodID = regexp.MustCompile(`^[0-9]{1,12}-[0-9a-f]{4}$`)
+// What comes from the disk is input: these are all the names that are followed.
+var (
+	goodID     = regexp.MustCompile(`^[0-9]{1,12}-[0-9a-f]{4}$`)
+	goodSum    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	goodTree   = regexp.MustCompile(`^(jdk|jre)([0-9A-Za-z._+-]{0,60}[0-9A-Za-z_+-])?$`)     // both traditions (protocol §4.5), and those of operators
+	goodBackup = regexp.MustCompile(`^upgrade/[0-9]{1,12}-[0-9a-f]{4}/old/[A-Za-z][\w.-]*$`) // of an attempt
+)
 
-// newID names an upgrade: when it began, and four digits for a second one in that second.
-func newID(now time.Time) string {
+// number is when an upgrade began, as its name says it: in seconds, and later than every earlier one of this home.
+func number(id string) int64 {
+	text, _, _ := strings.Cut(id, "-")
+	n, _ := strconv.ParseInt(text, 10, 64) // goodID has seen it
+	return n
+}
+
+// lastNumber bounds the clocks that are believed: the year 5138.
+const lastNumber = 99_999_999_999
+
+// newID names an upgrade: when it began, and four digits that nobody can foresee. It is later than all of names, also
+// when the clock was set back: history is read in the order of these names.
+func newID(now time.Time, names []string) string {
+	at := max(now.Unix(), 0)
+	for _, name := range names {
+		if goodID.MatchString(name) && number(name) >= at && number(name) < lastNumber {
+			at = number(name) + 1
+		}
+	}
 	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return strconv.FormatInt(max(now.Unix(), 0), 10) + "-" + hex.EncodeToString(b[:])
+	return strconv.FormatInt(min(at, lastNumber), 10) + "-" + hex.EncodeToString(b[:])
 }
 
 // most is the largest record or history entry that is read, in bytes.
@@ -181,7 +216,7 @@ func encode(r *Record) ([]byte, error) {
 var errDamaged = errors.New("damaged")
 
 // decode reads what encode wrote and believes none of it: a path that leads out of home would be followed by root.
-func decode(text []byte) (*Record, error) {
+func decode(text []byte, goos string) (*Record, error) {
 	head, body, ok := bytes.Cut(text, []byte("\n"))
 	sum, known := bytes.CutPrefix(head, []byte("devops-agent upgrade 1 "))
 	if !ok || !known || len(text) > most {
@@ -195,18 +230,70 @@ func decode(text []byte) (*Record, error) {
 	if err := json.Unmarshal(body, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	if !goodID.MatchString(r.ID) || len(r.Moves) == 0 || r.Proof < 0 {
-		return nil, fmt.Errorf("%w: no such upgrade", errDamaged)
-	}
-	for _, m := range r.Moves {
-		if m.Live == "" || m.Fresh == "" || !m.Tree && m.New == "" {
-			return nil, fmt.Errorf("%w: half a move", errDamaged)
-		}
-		for _, name := range []string{m.Live, m.Fresh, m.Kept} {
-			if name != "" && (!filepath.IsLocal(filepath.FromSlash(name)) || path.Clean(name) != name || name == ".") {
-				return nil, fmt.Errorf("%w: path %q", errDamaged, name)
-			}
-		}
+	if err := r.check(goos); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return &r, nil
 }
+
+// check refuses a record that names anything but the parts of an installation and what Begin makes beside them.
+func (r *Record) check(goos string) error {
+	if !goodID.MatchString(r.ID) || len(r.Moves) == 0 || r.Proof < 0 {
+		return errors.New("no such upgrade")
+	}
+	used := make(map[string]bool)
+	for _, m := range r.Moves {
+		if err := m.check(r.ID, goos); err != nil {
+			return err
+		}
+		for _, name := range []string{m.Live, m.Fresh, m.Kept} {
+			name = strings.ToLower(name) // there are file systems to which these are one
+			if name != "" && used[name] {
+				return fmt.Errorf("path %q has two uses", name)
+			}
+			used[name] = true
+		}
+	}
+	return nil
+}
+
+func (m Move) check(id, goos string) error {
+	switch m.Part {
+	case Agent, Daemon, Native, Upgrader, Worker, JDK, JDK17, Init:
+	default:
+		return fmt.Errorf("part %q", m.Part)
+	}
+	if m.Tree != m.Part.tree() || m.Old != "" && !goodSum.MatchString(m.Old) || m.New != "" && !goodSum.MatchString(m.New) {
+		return fmt.Errorf("half a move of part %q", m.Part)
+	}
+	if m.Tree {
+		for _, name := range []string{m.Live, m.Fresh, m.Kept} {
+			if !goodTree.MatchString(name) && (name != "" || m.Kept != "") {
+				return fmt.Errorf("path %q of part %q", name, m.Part)
+			}
+		}
+		if m.Live == "" || m.Fresh == "" {
+			return fmt.Errorf("half a move of part %q", m.Part)
+		}
+		return nil
+	}
+	name := Place(m.Part, goos)
+	kept := ""
+	if m.Old != "" {
+		kept = oldPath(id, name)
+	}
+	if m.New == "" || m.Live != name || m.Fresh != newPath(id, name) || m.Kept != kept {
+		return fmt.Errorf("paths %q, %q, %q of part %q", m.Live, m.Fresh, m.Kept, m.Part)
+	}
+	return nil
+}
+
+// newPath and oldPath are where Begin puts the new and the old file of a name, below home.
+func newPath(id, name string) string { return dir + "/" + id + "/new/" + name }
+func oldPath(id, name string) string { return dir + "/" + id + "/old/" + name }
+
+// tree reports that a part is a directory.
+func (p Part) tree() bool { return p == JDK || p == JDK17 }
+
+// program reports that a rollback brings the part back.
+func (p Part) program() bool { return p == Agent || p == Daemon || p == Native }

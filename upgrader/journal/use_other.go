@@ -3,7 +3,6 @@
 package journal
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -11,28 +10,24 @@ import (
 	"strings"
 )
 
-// userOf finds a process that runs a program below a directory; 0 for none. Windows does not let go of what is in use, so that the
-// removal fails there; macOS is asked by ps, which shows the path that was called.
+// userOf finds a process that runs a program below a directory; 0 for none, -1 when nobody can tell. macOS is asked by ps, which
+// shows the path that was called. Windows does not let a directory be renamed that is in use, which is how its removal begins.
 func userOf(dir string) int {
 	if runtime.GOOS == "windows" {
-		if err := os.Rename(dir, dir+".free"); err != nil {
-			return -1
-		}
-		if err := os.Rename(dir+".free", dir); err != nil {
-			return -1
-		}
 		return 0
 	}
 	out, err := exec.Command("/bin/ps", "-axo", "pid=,comm=").Output()
 	if err != nil {
 		return -1
 	}
-	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = resolved
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		resolved = dir
 	}
 	for line := range strings.Lines(string(out)) {
 		pid, program, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if n, err := strconv.Atoi(pid); ok && err == nil && strings.HasPrefix(strings.TrimSpace(program), dir+"/") {
+		program = strings.TrimSpace(program)
+		if n, err := strconv.Atoi(pid); ok && err == nil && (strings.HasPrefix(program, dir+"/") || strings.HasPrefix(program, resolved+"/")) {
 			return n
 		}
 	}

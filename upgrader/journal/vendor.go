@@ -32,7 +32,8 @@ type Vendor struct {
 // shelf is what home knows of the package's programs: upgrade/vendor.json.
 type shelf struct {
 	Size    int64    `json:"size"` // of the agent's program when it was looked at last
-	Changed int64    `json:"changed"`
+	Changed int64    `json:"changed"` // in nanoseconds
+	Inode   uint64   `json:"inode,omitempty"`
 	Sum     string   `json:"sha256"`
 	Last    string   `json:"adopted,omitempty"` // the one that was adopted last
 	Settled []string `json:"decided,omitempty"` // those that were adopted, or decided against, in mode server
@@ -45,8 +46,8 @@ const (
 
 func (j *Journal) readShelf() shelf {
 	var s shelf
-	text, err := j.disk.ReadFile(j.path(dir, shelfFile))
-	if err != nil || len(text) > most || json.Unmarshal(text, &s) != nil {
+	text, err := j.read(j.path(dir, shelfFile))
+	if err != nil || json.Unmarshal(text, &s) != nil {
 		return shelf{}
 	}
 	return s
@@ -84,12 +85,12 @@ func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
 	_, err = j.disk.Lstat(live)
 	first := errors.Is(err, fs.ErrNotExist)
 	s := j.readShelf()
-	seen := s.Sum != "" && s.Size == info.Size() && s.Changed == info.ModTime().UnixNano()
+	seen := s.Sum != "" && s.Size == info.Size() && s.Changed == info.ModTime().UnixNano() && s.Inode == inodeOf(info)
 	if !first && seen && (v.Mode == ModeOff || s.Last == s.Sum || v.Mode == ModeServer && slices.Contains(s.Settled, s.Sum)) {
 		return false, nil
 	}
 	if !seen {
-		s.Size, s.Changed = info.Size(), info.ModTime().UnixNano()
+		s.Size, s.Changed, s.Inode = info.Size(), info.ModTime().UnixNano(), inodeOf(info)
 		if s.Sum, err = j.disk.Sum(program); err != nil {
 			return false, fmt.Errorf("look at the package's programs: %w", err)
 		}

@@ -1,0 +1,189 @@
+package journal
+
+import (
+	"errors"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// stamped is the name of a directory of a JDK that says when it was made, as ours and those of both generations of BK-CI's agent
+// do (protocol §4.5).
+var stamped = regexp.MustCompile(`^(jdk17|jdk|jre)[-_]?[0-9]{9,11}$`)
+
+// ours is a stamped name that only we give.
+var ours = regexp.MustCompile(`^(jdk17|jdk|jre)_[0-9]{9,11}$`)
+
+// Sweep removes what ended upgrades have left and nobody uses any more: old directories of a JDK, programs older than those kept
+// for a rollback, old history, and what a crash left half done.
+func (j *Journal) Sweep() {
+	f, err := j.Current()
+	if err != nil {
+		j.log.Warn("Left-overs of upgrades stay", "err", err)
+		return
+	}
+	list, err := j.History()
+	if err != nil {
+		j.log.Warn("Left-overs of upgrades stay", "err", err)
+		return
+	}
+	open := func(id string) bool { return f.Record != nil && f.Record.ID == id }
+	useful := j.usefulBackups(list)
+	for n, a := range list {
+		if open(a.ID) {
+			continue
+		}
+		changed := j.dropLeftovers(&a) || a.unwritten
+		switch {
+		case a.State == Begun: // a crash came before its record
+			a.State, a.Reason, a.Ended, changed = Failed, "it was interrupted before anything was replaced", j.stamp(), true
+			j.drop(j.in(a.ID, "old"), j.in(a.ID, recordOf))
+		case a.State == Settled && a.hasBackup() && !useful[a.ID]:
+			j.drop(j.in(a.ID, "old"))
+			for i := range a.Parts {
+				a.Parts[i].Backup = ""
+			}
+			changed = true
+		case !a.hasBackup():
+			j.drop(j.in(a.ID, "old"))
+		}
+		j.drop(j.in(a.ID, "new"))
+		if n >= mostAttempts && len(a.Leftover) == 0 && !a.Untold && a.State != TakenBack && !a.hasBackup() || n >= 3*mostAttempts {
+			j.drop(j.in(a.ID))
+			continue
+		}
+		if changed {
+			_ = j.save(&a)
+		}
+		j.curbStderr(a.ID)
+		j.tidy(j.in(a.ID))
+	}
+	j.sweepNameless(list, open)
+	j.tidy(j.path(dir))
+	j.tidy(j.home)
+}
+
+// tidy removes what single replacements have left in a directory.
+func (j *Journal) tidy(dir string) {
+	if err := j.disk.Sweep(dir); err != nil {
+		j.log.Warn("Left-overs of upgrades stay", "err", err)
+	}
+}
+
+// usefulBackups are the attempts whose old agents are kept for a rollback: the latest that differ from each other and from the one
+// that is live.
+func (j *Journal) usefulBackups(list []Attempt) map[string]bool {
+	useful := make(map[string]bool)
+	if !slices.ContainsFunc(list, func(a Attempt) bool { return a.hasBackup() }) {
+		return useful
+	}
+	live, err := j.disk.Sum(j.path(Place(Agent, j.goos)))
+	seen := map[string]bool{live: true}
+	for _, a := range list {
+		c, ok := a.of(Agent)
+		if a.State != Settled || !ok || c.Backup == "" {
+			continue
+		}
+		if err == nil && (seen[c.Old] || len(seen) > mostBackups) {
+			continue
+		}
+		seen[c.Old], useful[a.ID] = true, true
+	}
+	return useful
+}
+
+// dropLeftovers removes old directories that no process uses, and reports whether there were any.
+func (j *Journal) dropLeftovers(a *Attempt) bool {
+	still := slices.DeleteFunc(slices.Clone(a.Leftover), j.dropTree)
+	changed := len(still) != len(a.Leftover)
+	a.Leftover = still
+	return changed
+}
+
+// dropTree removes a directory of home that no process uses; it reports whether it is gone.
+func (j *Journal) dropTree(name string) bool {
+	path := j.at(name)
+	if _, err := j.disk.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	if pid := j.users(path); pid != 0 {
+		j.log.Info("Old directory stays while it is in use", "path", name, "pid", pid)
+		return false
+	}
+	if err := j.disk.Remove(path); err != nil {
+		j.log.Warn("Old directory stays", "path", name, "err", err)
+		return false
+	}
+	return true
+}
+
+// SweepTrees removes directories of JDKs that nobody speaks of any more: those with a name that only we give, jdk_<unix seconds>
+// and jdk17_<unix seconds>, which are not among live (names below home that the configuration has), do not belong to the open
+// upgrade, and are used by no process. A crash while an archive was unpacked leaves such a one. It must not be called while
+// one is unpacked.
+func (j *Journal) SweepTrees(live ...string) {
+	f, err := j.Current()
+	if err != nil {
+		return
+	}
+	names, err := j.disk.ReadDir(j.home)
+	if err != nil {
+		j.log.Warn("Left-overs of upgrades stay", "err", err)
+		return
+	}
+	used := slices.Clone(live)
+	if f.Record != nil {
+		for _, m := range f.Record.Moves {
+			used = append(used, m.Live, m.Fresh, m.Kept)
+		}
+	}
+	for _, name := range names {
+		if ours.MatchString(name) && !slices.ContainsFunc(used, func(u string) bool { return strings.EqualFold(u, name) }) && !j.isTarget(names, name) {
+			j.dropTree(name)
+		}
+	}
+}
+
+// isTarget reports whether a link in home leads to a name in home, or to below it.
+func (j *Journal) isTarget(names []string, name string) bool {
+	for _, link := range names {
+		target, err := j.disk.Readlink(j.path(link))
+		if err != nil {
+			continue
+		}
+		target = strings.TrimPrefix(strings.TrimPrefix(target, j.home), "/")
+		if first, _, _ := strings.Cut(strings.TrimPrefix(target, "./"), "/"); first == name {
+			return true
+		}
+	}
+	return false
+}
+
+// sweepNameless removes directories of upgrades that have no history: a crash came before it.
+func (j *Journal) sweepNameless(list []Attempt, open func(string) bool) {
+	names, err := j.disk.ReadDir(j.path(dir))
+	if err != nil {
+		return
+	}
+	damages := 0
+	for _, name := range slices.Backward(names) { // the latest first
+		known := slices.ContainsFunc(list, func(a Attempt) bool { return a.ID == name })
+		if goodID.MatchString(name) && !known && !open(name) {
+			j.drop(j.in(name))
+		}
+		if strings.HasPrefix(name, damaged) {
+			if damages++; damages > mostDamaged {
+				j.drop(j.path(dir, name))
+			}
+		}
+	}
+}
+
+func (j *Journal) drop(paths ...string) {
+	for _, path := range paths {
+		if err := j.disk.Remove(path); err != nil {
+			j.log.Warn("Left-over of an upgrade stays", "path", path, "err", err)
+		}
+	}
+}
