@@ -75,7 +75,7 @@ func envInt(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// seed is CRASH_SEED or another one each time; a failure names it.
+// labSeed is LAB_SEED, or another one each time; it is logged.
 func labSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := uint64(envInt(t, "LAB_SEED", int(time.Now().UnixNano()%1_000_000)+1))
@@ -83,11 +83,15 @@ func labSeed(t *testing.T) uint64 {
 	return seed
 }
 
-func newSite(t *testing.T, keeper string, seed uint64, y *tally) *upgraded {
+// newSite makes a home with the first release in it; volume, if any, is mounted there.
+func newSite(t *testing.T, keeper string, seed uint64, y *tally, volume *volume) *upgraded {
 	t.Helper()
 	s := &upgraded{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
 		rng: rand.New(rand.NewPCG(seed, 4)), took: 3 * time.Second, tally: y} //nolint:gosec // a test repeats itself
 	s.home = lab.NewHome(t, programs(t), lab.HomeOptions{Gateway: s.rec.URL, JDK: "-", TOML: "[upgrade]\nsettle_after = \"0s\"\n"})
+	if volume != nil {
+		volume.mountAt(t, s.home.Dir)
+	}
 	if err := s.releases[0].lay(s.home.Dir); err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +311,12 @@ func (s *upgraded) disturbed() error {
 // usable is the verdict after a kill.
 func (s *upgraded) usable() error {
 	_, err := s.live()
-	return errors.Join(err, s.jdk(), s.answers("devopsAgent", "version"), s.answers("jdk/bin/java", "-version"))
+	return errors.Join(err, s.usableParts())
+}
+
+// usableParts is that without a look at what belongs together, for the middle of an upgrade.
+func (s *upgraded) usableParts() error {
+	return errors.Join(s.jdk(), s.answers("devopsAgent", "version"), s.answers("jdk/bin/java", "-version"))
 }
 
 // answers runs a program of the home for its version.
@@ -394,8 +403,20 @@ func (s *upgraded) strike() {
 	}
 }
 
+// offer runs the CLI and sends what it said when it has ended.
+func (s *upgraded) offer(target release) <-chan string {
+	over := make(chan string, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		out, err := s.command(ctx, filepath.Join(target.dir, "devopsAgent"), "upgrade", "--from", target.dir, "--force", "--home", s.home.Dir).CombinedOutput()
+		over <- fmt.Sprintf("%s %v", out, err)
+	}()
+	return over
+}
+
 // run is one upgrade with a kill -9 in it.
-func (s *upgraded) run(n int) error {
+func (s *upgraded) run() error {
 	before, err := s.live()
 	if err != nil {
 		return err
@@ -404,22 +425,13 @@ func (s *upgraded) run(n int) error {
 	if before.version == target.version {
 		target = s.releases[1]
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
 	begun := time.Now()
-	cli := s.command(ctx, filepath.Join(target.dir, "devopsAgent"), "upgrade", "--from", target.dir, "--force", "--home", s.home.Dir)
-	var said bytes.Buffer
-	cli.Stdout, cli.Stderr = &said, &said
-	if err := cli.Start(); err != nil {
-		return err
-	}
-	over := make(chan struct{})
-	go func() { _ = cli.Wait(); close(over) }()
+	over := s.offer(target)
 	s.await()
 	s.strike()
-	<-over
+	said := <-over
 	if err := s.calm(100 * time.Second); err != nil {
-		return fmt.Errorf("%w; the upgrade said %q", err, said.String())
+		return fmt.Errorf("%w; the upgrade said %q", err, said)
 	}
 	if err := s.usable(); err != nil {
 		return err
@@ -500,7 +512,7 @@ func TestCrash(t *testing.T) {
 			keeper := []string{"devopsDaemon", "upgrader start"}[n%2]
 			t.Run(fmt.Sprintf("%s %d", keeper, n/2), func(t *testing.T) {
 				t.Parallel()
-				s := newSite(t, keeper, seed+uint64(n), y)
+				s := newSite(t, keeper, seed+uint64(n), y, nil)
 				s.keep()
 				if err := s.calm(30 * time.Second); err != nil {
 					t.Fatal(err)
@@ -509,7 +521,7 @@ func TestCrash(t *testing.T) {
 				var reader sync.WaitGroup
 				reader.Go(func() { s.read(ctx) })
 				for i := range (runs + homes - 1 - n) / homes {
-					if err := s.run(i); err != nil {
+					if err := s.run(); err != nil {
 						y.mu.Lock()
 						y.unusable = append(y.unusable, fmt.Sprintf("%s %d, run %d: %v", keeper, n/2, i, err))
 						y.mu.Unlock()

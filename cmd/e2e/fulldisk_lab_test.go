@@ -1,0 +1,232 @@
+//go:build lab && linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/devops-agent/devops-agent/cmd/internal/lab"
+)
+
+// volume is a small ext4 file system in a file.
+type volume struct {
+	image, at string
+	megabytes int
+}
+
+// mountAt makes the file system, with what dir holds, and mounts it there until the test ends.
+func (v *volume) mountAt(t *testing.T, dir string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for a small file system of its own")
+	}
+	v.image, v.at = filepath.Join(t.TempDir(), "volume"), dir
+	do := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %q: %v: %s", name, args, err, out)
+		}
+	}
+	do("truncate", "-s", fmt.Sprintf("%dM", v.megabytes), v.image)
+	do("mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", dir, v.image)
+	t.Cleanup(func() { // after everything in it has been killed
+		if !lab.Eventually(20*time.Second, func() bool { return exec.Command("umount", dir).Run() == nil }) {
+			t.Errorf("%s is busy", dir)
+		}
+	})
+	v.mount(t)
+}
+
+func (v *volume) mount(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("mount", "-o", "loop", v.image, v.at).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v: %s", err, out)
+	}
+}
+
+// fill takes all room, but what is too little for anything.
+func (v *volume) fill(t *testing.T) (filler string) {
+	t.Helper()
+	filler = filepath.Join(v.at, "filler")
+	f, err := os.OpenFile(filler, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var at int64
+	for piece := int64(64 << 20); piece >= 4096; {
+		if err := syscall.Fallocate(int(f.Fd()), 0, at, piece); err != nil {
+			piece /= 2
+			continue
+		}
+		at += piece
+	}
+	return filler
+}
+
+// phase is a moment of an upgrade: a file appears.
+type phase struct{ name, pattern string }
+
+func phases() []phase {
+	return []phase{
+		{"before the download", ""},
+		{"while it is downloaded", "tmp/*"},
+		{"after the download", "tmp/devopsAgent"},
+		{"while it is staged", "upgrade/*/new/devops*"},
+		{"written down", "upgrade/open-ready"},
+		{"between swap and settle", "upgrade/open-trial-*"},
+	}
+}
+
+// until waits for the phase, at most as long as an upgrade takes.
+func (s *upgraded) until(p phase) {
+	if p.pattern == "" {
+		return
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		if found, _ := filepath.Glob(s.home.Path(filepath.FromSlash(p.pattern))); len(found) > 0 {
+			return
+		}
+	}
+}
+
+// target is the release that does not run.
+func (s *upgraded) target() release {
+	s.Helper()
+	now, err := s.live()
+	if err != nil {
+		s.Fatal(err)
+	}
+	if now.version == s.releases[0].version {
+		return s.releases[1]
+	}
+	return s.releases[0]
+}
+
+// silence is the longest time without a request since mark, until now.
+func (s *upgraded) silence(mark int) time.Duration {
+	var longest time.Duration
+	all := s.rec.All()
+	for i := max(mark, 1); i < len(all); i++ {
+		longest = max(longest, all[i].At.Sub(all[i-1].At))
+	}
+	return longest
+}
+
+// TestCrashFullDisk: the disk is full from some phase of an upgrade on. The agent works all the time, what has begun ends by itself when
+// there is room, and nothing is left behind.
+func TestCrashFullDisk(t *testing.T) {
+	for _, p := range phases() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			v := &volume{megabytes: 160}
+			s := newSite(t, "devopsDaemon", 1, &tally{}, v)
+			s.keep()
+			if err := s.calm(30 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			_ = os.RemoveAll(s.home.Path("tmp")) // the phases are seen by what is in it
+			if err := os.Mkdir(s.home.Path("tmp"), 0o700); err == nil {
+				_ = os.Chown(s.home.Path("tmp"), labAccount, labAccount)
+			}
+			target, mark := s.target(), s.rec.Mark()
+			over := s.offer(target)
+			s.until(p)
+			state := s.state()
+			filler := v.fill(t)
+			said := <-over
+			<-time.After(15 * time.Second) // three polls on a full disk
+			full := s.state()
+			for _, name := range []string{"devopsAgent", "jdk/bin/java"} {
+				if err := s.answers(name, map[bool]string{true: "version", false: "-version"}[name == "devopsAgent"]); err != nil {
+					t.Errorf("on the full disk: %v", err)
+				}
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.calm(100 * time.Second); err != nil {
+				t.Fatalf("%v; the upgrade said %s", err, said)
+			}
+			quiet := s.silence(mark)
+			if err := s.usable(); err != nil {
+				t.Fatal(err)
+			}
+			now, _ := s.live()
+			number(t, "full in state %q, %q later; %s runs after it; longest silence %.1f s", strings.TrimPrefix(state, "open-"), strings.TrimPrefix(full, "open-"), now.version, quiet.Seconds())
+			if quiet > 15*time.Second {
+				t.Errorf("the agent was silent for %v", quiet)
+			}
+			// and now that there is room
+			if now.version != target.version {
+				said = <-s.offer(target)
+				if !lab.Eventually(60*time.Second, func() bool { now, err := s.live(); return err == nil && now.version == target.version }) {
+					t.Errorf("with room again: %s", said)
+				}
+				if err := s.calm(60 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.end()
+		})
+	}
+}
+
+// TestCrashReadOnly: the file system fails and becomes read-only in an upgrade, the agent is started on that, and later on the mended one.
+func TestCrashReadOnly(t *testing.T) {
+	for _, p := range phases()[2:] {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			v := &volume{megabytes: 160}
+			s := newSite(t, "upgrader start", 1, &tally{}, v)
+			s.keep()
+			if err := s.calm(30 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			over := s.offer(s.target())
+			s.until(p)
+			if out, err := exec.Command("mount", "-o", "remount,abort", v.at).CombinedOutput(); err != nil {
+				t.Skipf("cannot make a file system fail here: %v: %s", err, out)
+			}
+			state := s.state()
+			said := <-over
+			for _, pid := range s.processes()["agent"] {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			mark := s.rec.Mark()
+			if _, ok := s.rec.WaitFor(100*time.Second, mark, lab.Ask); !ok {
+				t.Errorf("no agent works on the read-only file system, state %q", s.state())
+			}
+			if err := s.usableParts(); err != nil {
+				t.Errorf("read-only: %v", err)
+			}
+			s.rest()
+			lab.KillMarked("LAB_DIR=" + s.home.Lab)
+			if !lab.Eventually(20*time.Second, func() bool { return exec.Command("umount", v.at).Run() == nil }) {
+				t.Fatal("the file system is busy")
+			}
+			if out, err := exec.Command("e2fsck", "-fp", v.image).CombinedOutput(); err != nil && lab.Code(err) > 1 {
+				t.Fatalf("e2fsck: %v: %s", err, out)
+			}
+			v.mount(t)
+			s.keep()
+			if err := s.calm(100 * time.Second); err != nil {
+				t.Fatalf("%v; the upgrade said %s", err, said)
+			}
+			if err := s.usable(); err != nil {
+				t.Fatal(err)
+			}
+			now, _ := s.live()
+			number(t, "read-only in state %q; %s runs after it was mended", strings.TrimPrefix(state, "open-"), now.version)
+			s.end()
+		})
+	}
+}
