@@ -15,7 +15,7 @@ import (
 // RolloutState is where a rollout is.
 type RolloutState string
 
-// The states of a rollout. One that is done stays in force: machines that come later get its release as well.
+// The states of a rollout. One that is done stays in force: when machines come later, it is rolling again for them.
 const (
 	InCanary   RolloutState = "canary"      // the first few agents try it
 	Rolling    RolloutState = "rolling"     // the others follow, some at a time
@@ -69,6 +69,7 @@ type Rollout struct {
 	ReplacedBy  int64        `json:"replacedBy,omitempty"`
 	Forgiven    int          `json:"forgiven,omitempty"` // failures that the operator has resumed after
 	Before      RolloutState `json:"before,omitempty"`   // what a paused one goes on with
+	DoneAt      int64        `json:"doneAt,omitempty"`   // when it was done for the first time: new installations get its release since
 }
 
 // Member is one agent in a rollout, as it is stored.
@@ -311,7 +312,7 @@ func (s *Server) layers(a *agent) []*release {
 	return list
 }
 
-// packageLayers are the releases for a new installation: those of rollouts that are done, as well.
+// packageLayers are the releases for a new installation: those of rollouts that were done once, as well.
 func (s *Server) packageLayers(id string) []*release {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -321,7 +322,7 @@ func (s *Server) packageLayers(id string) []*release {
 	}
 	list := s.layers(a)
 	for _, r := range slices.Backward(s.rollouts) {
-		if r.inForce() && r.State == Done && r.members[id] == nil && a.labelled(r.Labels) {
+		if r.inForce() && r.DoneAt != 0 && (r.State == Done || r.State == Rolling) && r.members[id] == nil && a.labelled(r.Labels) {
 			list = append(list, r.release)
 		}
 	}
@@ -632,15 +633,21 @@ func (s *Server) advance(r *rollout, now time.Time) {
 		s.enter(r, Halted, fmt.Sprintf("%d failed, %d may: %s", r.failures(), r.MaxFailures, s.lastFailure(r)), now)
 		return
 	}
-	if (r.State == InCanary || r.State == Rolling) && r.busy == 0 {
+	if (r.State == InCanary || r.State == Rolling || r.State == Done) && r.busy == 0 {
 		s.count(r)
 	}
 	if r.State == InCanary && r.trying == 0 && r.survey.matching > 0 && r.tried >= min(r.Canary, r.tried+r.survey.waiting) || r.State == InCanary && r.Canary == 0 {
 		s.enter(r, Rolling, "", now)
 	}
-	if r.State == Rolling && r.busy == 0 && r.survey.online == 0 {
+	switch {
+	case r.State == Rolling && r.busy == 0 && r.survey.online == 0:
+		if r.DoneAt == 0 {
+			r.DoneAt = millis(now)
+		}
 		s.enter(r, Done, "", now)
 		s.replace(r)
+	case r.State == Done && (r.busy > 0 || r.survey.online > 0): // somebody came, or came back
+		s.enter(r, Rolling, "", now)
 	}
 	s.invite(r, now)
 }

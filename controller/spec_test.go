@@ -153,7 +153,8 @@ func TestTheDocumentIsTrue(t *testing.T) {
 	if err != nil || !found || len(spec.Steps) != 1 || !spec.Variables["TOKEN"].Sensitive {
 		t.Errorf("the example: %v, %+v", err, spec)
 	}
-	for _, v := range []any{Build{}, StepState{}, AgentReport{}, AgentInfo{}, Settings{}, Line{}, Script{}, logEvent{}, wire.ExitError{}, Spec{}, Step{}, Variable{}} {
+	for _, v := range []any{Build{}, StepState{}, AgentReport{}, AgentInfo{}, Settings{}, Line{}, Script{}, logEvent{}, wire.ExitError{}, Spec{}, Step{}, Variable{},
+		Release{}, ReleaseFile{}, NewRelease{}, Offer{}, Rollout{}, RolloutInfo{}, Member{}, MemberInfo{}, AgentUpgrade{}} {
 		for field := range reflect.TypeOf(v).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name != "" && !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, `"`+name+`"`) && !strings.Contains(example, name+":") {

@@ -338,7 +338,7 @@ func (f *flags) printRollout(r controller.RolloutInfo) error {
 		what string
 	}{{n[controller.Upgraded] - r.Proven, "not settled yet"}, {n[controller.Downloading], "downloading"}, {n[controller.Offered], "told"},
 		{n[controller.Faulty], "failed"}, {n[controller.Waiting] - r.Offline, "waiting"}, {r.Offline, "offline"}} {
-		if part.n > 0 {
+		if part.n > 0 && (r.State != controller.RolledBack || part.what == "failed") {
 			text += fmt.Sprintf(", %d %s", part.n, part.what)
 		}
 	}
@@ -412,11 +412,12 @@ func upgradeStatusCommand(f *flags) *cobra.Command {
 }
 
 func (f *flags) showAgents(ctx context.Context, c *api, list []controller.RolloutInfo, name string) error {
-	r, err := pick(list, name, always)
-	if err == nil {
-		err = c.call(ctx, "GET", "/rollouts/"+strconv.FormatInt(r.ID, 10), nil, &r)
-	}
+	found, err := pick(list, name, always)
 	if err != nil {
+		return err
+	}
+	var r controller.RolloutInfo
+	if err := c.call(ctx, "GET", "/rollouts/"+strconv.FormatInt(found.ID, 10), nil, &r); err != nil {
 		return err
 	}
 	if f.json {
@@ -497,11 +498,12 @@ func (f *flags) change(ctx context.Context, name, action string, fits func(contr
 	if err != nil {
 		return err
 	}
-	r, err := pick(list, name, fits)
+	found, err := pick(list, name, fits)
 	if err != nil {
 		return err
 	}
-	if err := c.call(ctx, "POST", fmt.Sprintf("/rollouts/%d/%s", r.ID, action), body, &r); err != nil {
+	var r controller.RolloutInfo
+	if err := c.call(ctx, "POST", fmt.Sprintf("/rollouts/%d/%s", found.ID, action), body, &r); err != nil {
 		return err
 	}
 	return f.showRollout(r)

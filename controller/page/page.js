@@ -48,7 +48,7 @@ function rollout(r) {
 	const parts = [`${done} of ${all} ${back ? "are back" : "have it"}`];
 	const more = [[n("upgraded") - r.proven, "not settled yet"], [n("downloading"), "downloading"], [n("offered"), "told"],
 		[n("waiting") - r.offline, "waiting"], [r.offline, "offline"], [n("failed"), "failed"]];
-	for (const [count, what] of more) if (count > 0) parts.push(count + " " + what);
+	for (const [count, what] of more) if (count > 0 && (!back || what === "failed")) parts.push(count + " " + what);
 	if (r.state === "canary") parts.push(`canaries: ${r.canaries} of ${r.canary} told`);
 	const card = make("article", "card", make("h3", "", r.version + " ", state(r.state), " ",
 		make("small", "", "rollout " + r.id + (r.labels ? " to " + r.labels.join(", ") : " to all agents") + (r.window ? ", " + r.window : ""))), bar, make("p", "soft", parts.join(", ")));
