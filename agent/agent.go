@@ -20,6 +20,7 @@ import (
 	"github.com/devops-agent/devops-agent/agent/metrics"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/upgrader/journal"
 )
 
 // The cadences of the design note and of protocol §1.6, §1.7.1. Sleep is always after the work.
@@ -36,7 +37,8 @@ const (
 	leastSpacing  = 3200 * time.Millisecond // towards BK-CI, which refuses claims closer than 3 s (protocol §1.7.2)
 	holdWait      = 30 * time.Second        // "Prefer: wait" of an idle agent towards a server that knows it
 	successDelay  = 8 * time.Second         // before a success is reported (protocol §1.6.8)
-	upgradePause  = time.Minute             // after an upgrade offer that could not be taken
+	upgradePause  = time.Minute             // after an upgrade offer that could not be taken; it doubles
+	upgradeMost   = time.Hour               // the longest such pause
 	reportForgets = 24 * time.Hour          // after which a report that no server takes is given up
 )
 
@@ -55,6 +57,7 @@ type Options struct {
 	HTTP         func(wire.HTTPOptions) *http.Client // nil for wire.NewHTTPClient
 	Notify       *service.Notifier                   // the keeper, which may be nil
 	SetLevel     func(slog.Level)                    // of the log, when agent.toml is read again; nil when it cannot be changed
+	Proved       func()                              // this version has proved itself; nil when nobody wants to know
 }
 
 // Agent is one running agent.
@@ -79,6 +82,9 @@ type Agent struct {
 	roots  atomic.Pointer[x509.CertPool]    // .cert, likewise
 	unread atomic.Pointer[string]           // why agent.toml could not be read again; nil when it could
 	wanted atomic.Pointer[wire.UpgradeItem] // offered by the server and not taken
+
+	journal *journal.Journal
+	changes changes // upgrades
 
 	http atomic.Pointer[http.Client]
 	envs atomic.Pointer[map[string]string] // pushed by the server, for workers
@@ -129,7 +135,9 @@ func New(o Options) (*Agent, error) {
 		failed:   map[string]time.Time{},
 		began:    time.Now(),
 		gate:     newGate(),
+		journal:  journal.Open(o.Installation, o.Log),
 	}
+	a.changes.ended = make(chan struct{}, 1)
 	a.config.Store(o.Config)
 	a.roots.Store(o.Roots)
 	a.halt, a.stopBuilds = context.WithCancelCause(context.Background())
@@ -161,7 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })
 	loops.Go(func() { a.leaver(ctx, func() { stop(nil) }) })
-	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure} {
+	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure, a.prove, a.tellEnds} {
 		loops.Go(func() {
 			if err := loop(ctx); err != nil {
 				stop(err)
@@ -178,6 +186,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer close(ended)
 		loops.Wait()
 		stop(nil)
+		<-a.changes.work.idle()
 		<-a.work.idle()
 		told()
 	})

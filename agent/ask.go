@@ -152,8 +152,10 @@ func (a *Agent) answered(ctx context.Context, parts *wire.Parts, ask wire.Ask, s
 		got = true
 	}
 	if parts.Upgrade != nil && ask.Enable.Upgrade && parts.Upgrade.Any() {
-		a.offered(ctx, *parts.Upgrade)
+		a.offered(ctx, *parts.Upgrade, parts.Build != nil)
 		got = true
+	} else if parts.Upgrade != nil && ask.Enable.Upgrade {
+		a.notOffered()
 	}
 	if parts.Pipeline != nil && ask.Enable.Pipeline {
 		a.script(ctx, *parts.Pipeline)

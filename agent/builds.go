@@ -225,40 +225,6 @@ func retryPause(try int, err error) time.Duration {
 	return pause
 }
 
-// wantsUpgrade: not in debug mode, not while any build exists, and not before we know what is here (protocol §4.2).
-func (a *Agent) wantsUpgrade() bool {
-	return !a.stopping() && !a.debugMode() && !a.slots.Busy() && a.knownVersions().Known && !a.upgradePaused()
-}
-
-func (a *Agent) upgradePaused() bool {
-	until := a.noUpgrade.Load()
-	return until != nil && time.Now().Before(*until)
-}
-
-func (a *Agent) upgradeCheck() *wire.UpgradeCheck {
-	v := a.knownVersions()
-	jdk := v.JDK
-	if jdk == nil {
-		jdk = []string{}
-	}
-	return &wire.UpgradeCheck{WorkerVersion: v.Worker, GoAgentVersion: a.Version, JDKVersion: jdk, DockerInit: a.dockerInit(a.Store.Settings())}
-}
-
-// offered answers an upgrade that the server wants: this version of the agent cannot take it, and says so, which
-// clears the mark that keeps builds away from this machine (protocol §1.6.5).
-func (a *Agent) offered(ctx context.Context, item wire.UpgradeItem) {
-	until := time.Now().Add(upgradePause)
-	a.noUpgrade.Store(&until)
-	a.wanted.Store(&item)
-	a.Log.Warn("Upgrade offered by the server not taken: this version does not upgrade itself",
-		"agent", item.Agent, "worker", item.Worker, "jdk", item.JDK, "docker_init", item.DockerInitFile)
-	a.work.Go(func() {
-		if err := a.client().FinishUpgrade(ctx, false); err != nil && ctx.Err() == nil {
-			a.Log.Warn("Refused upgrade not reported", "err", err)
-		}
-	})
-}
-
 // debug answers a docker debugging session: this version of the agent runs no containers (statement 112).
 func (a *Agent) debug(ctx context.Context, d wire.Debug) {
 	a.Log.Warn("Docker debugging session refused", "debug_id", d.DebugID)

@@ -39,10 +39,11 @@ type gate struct {
 	hear     context.Context    // ends when answers are not waited for any more
 	cut      context.CancelFunc // ends hear
 
-	leaving bool          // the agent is about to end for its next start
-	leave   chan struct{} // closed when it is
-	stop    chan struct{} // closed when the agent is told to stop
-	now     chan struct{} // closed when it is told to stop at once
+	leaving  bool          // the agent is about to end for its next start
+	changing bool          // an upgrade waits until nothing builds, or replaces what builds use
+	leave    chan struct{} // closed when it is
+	stop     chan struct{} // closed when the agent is told to stop
+	now      chan struct{} // closed when it is told to stop at once
 }
 
 func newGate() *gate {
@@ -57,7 +58,7 @@ func newGate() *gate {
 func (a *Agent) enter() bool {
 	a.gate.mu.Lock()
 	defer a.gate.mu.Unlock()
-	if !a.gate.drained.IsZero() || !a.gate.stopping.IsZero() || a.gate.leaving {
+	if !a.gate.drained.IsZero() || !a.gate.stopping.IsZero() || a.gate.leaving || a.gate.changing {
 		return false
 	}
 	a.building.add()
@@ -147,12 +148,18 @@ func (a *Agent) Resume() error {
 	}
 	g.drained = time.Time{}
 	a.Log.Info("Builds are taken again")
-	if g.stopping.IsZero() && !g.leaving {
+	a.reopen()
+	a.teller.changed()
+	return nil
+}
+
+// reopen lets work in again, unless something else keeps it out. The gate's lock is held.
+func (a *Agent) reopen() {
+	g := a.gate
+	if g.drained.IsZero() && g.stopping.IsZero() && !g.leaving && !g.changing {
 		g.open, g.shut = context.WithCancel(context.Background())
 		a.slots.Wake()
 	}
-	a.teller.changed()
-	return nil
 }
 
 // readMarker takes over the Drain of an earlier agent.
@@ -218,16 +225,23 @@ func (a *Agent) stopping() bool {
 // Restart ends the agent and leaves its builds running: the keeper brings the next agent, which adopts them. What the
 // server may be handing out or taking note of in this moment is waited for, a little.
 func (a *Agent) Restart() {
+	if a.depart() {
+		a.Log.Info("Agent ends for its next start; builds go on")
+	}
+}
+
+// depart lets the agent end for its next start, and reports whether that is news.
+func (a *Agent) depart() bool {
 	g := a.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.leaving {
-		return
+		return false
 	}
 	g.leaving = true
 	g.shut()
 	close(g.leave)
-	a.Log.Info("Agent ends for its next start; builds go on")
+	return true
 }
 
 // leaver waits for Restart and then ends the agent by end.

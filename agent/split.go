@@ -172,7 +172,11 @@ func (a *Agent) upgrades(ctx context.Context) error {
 		}
 		var item wire.UpgradeItem
 		if item, err = a.client().CheckUpgrade(ctx, *a.upgradeCheck()); err == nil && item.Any() {
-			a.offered(ctx, item)
+			a.offered(ctx, item, false)
+		} else if err == nil {
+			a.notOffered()
+		} else if noAnswer(err) { // a mark may have been set (protocol §4.3)
+			a.answerOffer(ctx, false)
 		}
 		a.heardFrom(ctx, &server, err)
 	}

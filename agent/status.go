@@ -30,6 +30,10 @@ func (a *Agent) Control(_ context.Context, r control.Request) (any, error) {
 	case control.OpRestart:
 		a.Restart()
 		return nil, nil
+	case control.OpUpgrade:
+		return nil, a.UpgradeFrom(r.From, r.Force)
+	case control.OpRollback:
+		return nil, a.Rollback(r.Version)
 	}
 	return nil, unknownOp(r.Op)
 }
@@ -44,7 +48,7 @@ func (a *Agent) Status() control.Status {
 		PID: os.Getpid(), Version: a.Version, Since: a.began, User: a.user, Phase: phase, Ready: a.teller.ready.Load(), Debug: a.debugMode(),
 		Drain: drain, Server: a.health.server(), Versions: control.Versions{Worker: v.Worker, JDK: v.JDK}, Builds: []control.Build{},
 		Disk:    control.Disk{Path: a.Installation.Home, Needed: leastFree},
-		Upgrade: control.Upgrade{Mode: string(a.config.Load().Upgrade.Mode)}, Worker: a.workerLost.Load(), Overrides: []control.Override{},
+		Upgrade: a.changes.status(), Worker: a.workerLost.Load(), Overrides: []control.Override{},
 	}
 	if status.Versions.JDK == nil {
 		status.Versions.JDK = []string{}
@@ -64,6 +68,7 @@ func (a *Agent) Status() control.Status {
 	a.mu.Lock()
 	status.Reports = len(a.reports)
 	a.mu.Unlock()
+	status.Upgrade.Mode = string(a.config.Load().Upgrade.Mode)
 	if item := a.wanted.Load(); item != nil {
 		status.Upgrade.Pending = pendingUpgrade(*item)
 	}
@@ -126,6 +131,9 @@ func (a *Agent) sentence(now time.Time) string {
 	}
 	if server.Failing == nil && server.LastContact != nil {
 		parts[len(parts)-1] += ", last contact " + now.Sub(*server.LastContact).Round(time.Second).String() + " ago"
+	}
+	if text := a.changes.sentence(now); text != "" {
+		parts = append(parts, text)
 	}
 	if text := a.unread.Load(); text != nil {
 		parts = append(parts, "agent.toml not read again: "+brief(*text))

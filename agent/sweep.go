@@ -15,6 +15,7 @@ func (a *Agent) sweep(ctx context.Context) error {
 	for {
 		hours := time.Duration(a.Store.Settings().KeepLogsHours+1) * time.Hour // "more than so many whole hours"
 		a.sweepOnce(time.Now().Add(-hours))
+		a.sweepUpgrades(ctx)
 		if !sleep(ctx, sweepEvery) {
 			return nil
 		}

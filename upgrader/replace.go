@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
+	"path/filepath"
 	"time"
 
 	"github.com/devops-agent/devops-agent/upgrader/fetch"
@@ -38,14 +38,15 @@ func (e *TakenBackError) Unwrap() error { return errTakenBack }
 var errTakenBack = errors.New("taken back")
 
 // Replace puts the parts of a stage into place that need no restart: JDK, worker, script of containers, in this order and in one
-// transaction (protocol §4.5). Each is tried once more where it is then; if one does not work there, all return. It returns
+// transaction (protocol §4.5). When the agent is replaced as well, that script waits for its next chance (statement 91), and the native worker goes with the agent.
+// Each is tried once more where it is then; if one does not work there, all return. It returns
 // where JDKs are now. Nothing may build meanwhile.
 //
 // Of the plan, everything but the items counts. An error is a *TakenBackError when the parts were there.
 func (u *Upgrader) Replace(ctx context.Context, s *Stage, plan journal.Plan) (jdks []Live, err error) {
 	parts := []journal.Part{journal.JDK, journal.JDK17, journal.Worker}
 	if !s.Programs() {
-		parts = append(parts, journal.Init)
+		parts = append(parts, journal.Native, journal.Init)
 	}
 	plan.Items = s.items(parts...)
 	if len(plan.Items) == 0 {
@@ -229,8 +230,6 @@ func (u *Upgrader) claims(r *journal.Record) []trust.Claim {
 	return claims
 }
 
-var freshName = regexp.MustCompile(`^jdk(17)?_[0-9]{9,12}$`)
-
 // Sweep removes what ended upgrades and crashes have left: old JDKs that nothing uses, programs older than those kept for a
 // rollback, parts of downloads that nobody goes on with. Nothing may be prepared meanwhile; inUse are directories that stay.
 func (u *Upgrader) Sweep(ctx context.Context, inUse ...string) (err error) {
@@ -240,66 +239,12 @@ func (u *Upgrader) Sweep(ctx context.Context, inUse ...string) (err error) {
 	}
 	defer func() { err = errors.Join(err, total.Release()) }()
 	u.Journal.Sweep()
-	errs := []error{fetch.Sweep(u.Inst.Path("tmp")), fetch.Sweep(u.incoming()), swap.Sweep(u.Inst.Path("tmp"))}
-	return errors.Join(append(errs, u.sweepFresh(inUse))...)
-}
-
-// sweepFresh removes JDKs that were unpacked and never put into place: a crash came before the journal knew of them.
-func (u *Upgrader) sweepFresh(inUse []string) error {
-	keep := map[string]bool{}
+	var names []string
 	for _, dir := range inUse {
-		keep[dir] = true
-	}
-	found, err := u.Journal.Current()
-	if err != nil {
-		return err
-	}
-	if found.Record != nil {
-		for _, m := range found.Record.Moves {
-			keep[u.Inst.Path(m.Live)], keep[u.Inst.Path(m.Fresh)], keep[u.Inst.Path(m.Kept)] = true, true, true
+		if name, err := filepath.Rel(u.Inst.Home, dir); err == nil {
+			names = append(names, name)
 		}
 	}
-	list, err := u.Journal.History()
-	if err != nil {
-		return err
-	}
-	for _, a := range list {
-		for _, name := range a.Leftover {
-			keep[u.Inst.Path(name)] = true
-		}
-	}
-	entries, err := os.ReadDir(u.Inst.Home)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, entry := range entries {
-		path := u.Inst.Path(entry.Name())
-		if entry.IsDir() && freshName.MatchString(entry.Name()) && !keep[path] && !u.linked(path) {
-			u.Log.Info("JDK of an upgrade that was interrupted is removed", "path", path)
-			errs = append(errs, swap.Real().Remove(path))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// linked reports whether a link in home leads to a directory: where directories cannot change places, a live JDK is such a link.
-func (u *Upgrader) linked(dir string) bool {
-	entries, err := os.ReadDir(u.Inst.Home)
-	if err != nil {
-		return true
-	}
-	target, err := os.Stat(dir)
-	if err != nil {
-		return true
-	}
-	for _, entry := range entries {
-		if entry.Type()&os.ModeSymlink == 0 {
-			continue
-		}
-		if info, err := os.Stat(u.Inst.Path(entry.Name())); err == nil && os.SameFile(info, target) {
-			return true
-		}
-	}
-	return false
+	u.Journal.SweepTrees(names...)
+	return errors.Join(fetch.Sweep(u.Inst.Path("tmp")), fetch.Sweep(u.incoming()), swap.Sweep(u.Inst.Path("tmp")))
 }

@@ -33,7 +33,8 @@ type piece struct {
 	version  string // for people; "" when it has none
 	sig      []byte // nil when there was none
 	claim    trust.Claim
-	promoted bool // it lies in tmp/ under its name
+	archive  string // SHA-256 of what a directory was unpacked from
+	promoted bool   // it lies in tmp/ under its name
 }
 
 // PartError says why a part was given up. The other parts go on without it (protocol §4.4).
@@ -70,27 +71,39 @@ type Stage struct {
 	inv    *Inventory
 	pieces map[journal.Part]*piece
 
-	Refused []*PartError // parts that were given up
+	Refused []*PartError // parts that were given up, one by one
 	Same    int          // parts that are here already
 }
 
 // Any reports whether there is something to replace.
 func (s *Stage) Any() bool { return len(s.pieces) > 0 }
 
-// Programs reports whether the agent is to be replaced, or another program that has to prove itself.
-func (s *Stage) Programs() bool {
-	return s.pieces[journal.Agent] != nil || s.pieces[journal.Native] != nil
+// Programs reports whether the agent is to be replaced, which takes a restart and a trial.
+func (s *Stage) Programs() bool { return s.pieces[journal.Agent] != nil }
+
+// Upgrader is the upgrader that came with the agent, "" when none did (protocol §4.5).
+func (s *Stage) Upgrader() string {
+	if one := s.pieces[journal.Upgrader]; one != nil {
+		return one.path
+	}
+	return ""
 }
 
-// Parts reports whether something is to be replaced that needs no restart. The script of containers waits for its next chance
-// when the agent is replaced (protocol §4.5, statement 91).
-func (s *Stage) Parts() bool {
-	for _, p := range []journal.Part{journal.JDK, journal.JDK17, journal.Worker, journal.Init} {
-		if s.pieces[p] != nil {
-			return true
+// String says what the stage brings, for people: "agent v1.2.4, worker v1.2.3".
+func (s *Stage) String() string {
+	var list []string
+	for _, p := range allParts() {
+		one := s.pieces[p]
+		if one == nil || p == journal.Upgrader || p == journal.Daemon {
+			continue
 		}
+		text := string(p)
+		if one.version != "" {
+			text += " " + one.version
+		}
+		list = append(list, text)
 	}
-	return false
+	return strings.Join(list, ", ")
 }
 
 // Err joins the reasons of the parts that were given up, nil when there are none.
@@ -126,6 +139,9 @@ func (u *Upgrader) Prepare(ctx context.Context, o Order, inv *Inventory, from So
 		}
 	}
 	s.whole(o)
+	if u.Checking != nil && s.Any() {
+		u.Checking(s.String())
+	}
 	s.tryAll(ctx, force)
 	if ctx.Err() != nil {
 		s.Discard()
@@ -266,7 +282,7 @@ func (u *Upgrader) signature(ctx context.Context, p journal.Part, from Source) (
 // tryAll looks whether what was fetched works here, and drops what is here already.
 func (s *Stage) tryAll(ctx context.Context, force bool) {
 	for _, p := range []journal.Part{journal.JDK, journal.JDK17} { // first: a jar is asked by java
-		s.each(p, func(one *piece) (same bool, err error) { return s.tryJDK(ctx, one) })
+		s.each(p, func(one *piece) (same bool, err error) { return s.tryJDK(ctx, one, force) })
 	}
 	s.each(journal.Worker, func(one *piece) (same bool, err error) { return s.tryWorker(ctx, one, force) })
 	s.each(journal.Init, func(one *piece) (same bool, err error) { return one.md5 == s.inv.sums[journal.Init], nil })
@@ -389,6 +405,7 @@ func (s *Stage) bad(one *piece, force bool) error {
 	if err != nil {
 		return err
 	}
+	one.archive = sum
 	if force {
 		return s.up.Journal.Forgive(one.part, sum)
 	}
@@ -419,10 +436,13 @@ func (s *Stage) tryWorker(ctx context.Context, one *piece, force bool) (same boo
 }
 
 // tryJDK unpacks an archive beside the directory that it is to replace, and asks its java for its version.
-func (s *Stage) tryJDK(ctx context.Context, one *piece) (same bool, err error) {
+func (s *Stage) tryJDK(ctx context.Context, one *piece, force bool) (same bool, err error) {
 	u := s.up
 	if s.sameJDK(ctx, one) {
 		return true, nil
+	}
+	if err := s.bad(one, force); err != nil {
+		return false, err
 	}
 	size, entries, err := unpack.Size(ctx, one.path, unpack.Limits{})
 	if err != nil {
@@ -528,7 +548,7 @@ func (s *Stage) items(parts ...journal.Part) []journal.Item {
 		item := journal.Item{Part: p, From: one.path, Now: one.version}
 		switch p {
 		case journal.JDK, journal.JDK17:
-			item.Live, item.Was = s.inv.live[p], s.inv.JDK
+			item.Live, item.Was, item.Archive = s.inv.live[p], s.inv.JDK, one.archive
 		case journal.Agent:
 			item.Was = s.inv.Agent
 		case journal.Worker:

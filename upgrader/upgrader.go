@@ -28,10 +28,12 @@ type Upgrader struct {
 	Journal      *journal.Journal
 	GOOS, GOARCH string // of this machine
 	Policy       trust.Policy
-	MaxBytes     int64                           // that one download may have; 0 for fetch.DefaultMaxBytes
-	Stall, Limit time.Duration                   // of one download; 0 for those of package fetch
+	MaxBytes     int64                            // that one download may have; 0 for fetch.DefaultMaxBytes
+	Stall, Limit time.Duration                    // of one download; 0 for those of package fetch
 	Free         func(dir string) (uint64, error) // bytes that may be written there
 	Log          *slog.Logger
+
+	Checking func(what string) // told once everything is fetched and is about to be tried; may be nil
 
 	// JarVersion asks a worker jar for its version by a java program; "" when it tells none (protocol §3.3).
 	JarVersion func(ctx context.Context, java, jar string) string
@@ -133,7 +135,7 @@ func (u *Upgrader) incoming(names ...string) string {
 	return u.Inst.Path(append([]string{"tmp", "incoming"}, names...)...)
 }
 
-// Room bounds what is fetched.
+// request bounds what is fetched.
 func (u *Upgrader) request(name, path string) fetch.Request {
 	return fetch.Request{Name: name, Path: path, MaxBytes: u.MaxBytes, Stall: u.Stall, Limit: u.Limit, Free: u.Free}
 }

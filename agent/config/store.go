@@ -353,6 +353,23 @@ func (s *Store) SetGateway(gateway string) (changes []Change, err error) {
 	return s.commit(next)
 }
 
+// SetJDK notes where the JDK of an upgrade is, so that the next worker, and the next agent, use it (protocol §4.5): that of JDK 17
+// when jdk17 is set, else of JDK 8. The directory takes effect also when the file cannot be written.
+func (s *Store) SetJDK(jdk17 bool, dir string) (changes []Change, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := KeyJDKDir
+	if jdk17 {
+		key = KeyJDK17Dir
+	}
+	next := update{props: s.props.clone()}
+	next.set(key, filepath.ToSlash(dir)) // slashes: for the worker, a backslash is an escape
+	if len(next.refused) > 0 {
+		return nil, next.refused[0]
+	}
+	return s.commit(next)
+}
+
 // mirrorProxies keeps the proxies of pushed variables across a restart (protocol §1.7.3): a proxy that comes with
 // envs is written down and goes when it is no longer in them. One that an operator wrote into the file and that
 // never came with envs stays: it may be the only way to the server.

@@ -19,6 +19,11 @@ func (p *Prober) JarVersion(ctx context.Context, jdkDir, jdk17Dir, jar string) s
 	if _, err := os.Stat(java); err != nil {
 		java = JavaPath(jdkDir, p.goos)
 	}
+	return p.JarVersionBy(ctx, java, jar)
+}
+
+// JarVersionBy is JarVersion by a java program that need not be the one in use.
+func (p *Prober) JarVersionBy(ctx context.Context, java, jar string) string {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
 	output, err := p.run(ctx, p.home, java, "-Djava.io.tmpdir="+filepath.Join(p.home, "build_tmp"), "-Xmx256m", "-cp", jar, workerClass)

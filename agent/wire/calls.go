@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -67,6 +68,30 @@ func (c *Client) FinishUpgrade(ctx context.Context, success bool) error {
 	_, err := c.Do(ctx, Call{Op: "finish upgrade", Method: http.MethodDelete, Path: PathUpgrade,
 		Query: url.Values{"success": {strconv.FormatBool(success)}}})
 	return err
+}
+
+// Download asks for a file of the server's package directory (protocol §1.6.6), from an offset on when that is above 0. The eTag,
+// when there is one, is the MD5 of the copy that is here. It returns the answer whatever its status; its body has no time limit
+// but ctx.
+func (c *Client) Download(ctx context.Context, file, eTag string, offset int64) (*http.Response, error) {
+	query := url.Values{"file": {file}}
+	if eTag != "" {
+		query.Set("eTag", eTag)
+	}
+	header := http.Header{"Accept-Encoding": {"identity"}}
+	if offset > 0 {
+		header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+	}
+	req, err := c.request(ctx, Call{Method: http.MethodGet, Path: PathDownload, Query: query, Header: header})
+	if err != nil {
+		return nil, err
+	}
+	req.URL.RawQuery = strings.ReplaceAll(req.URL.RawQuery, "%2F", "/") // as the original sends it
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		return nil, transportError(ctx, err)
+	}
+	return resp, nil
 }
 
 // Claim asks for one job of a kind (protocol §1.6.7). A nil build means that nothing is queued. With wait > 0 the

@@ -13,12 +13,18 @@ const (
 	OpReload  Op = "reload"  // read agent.toml again
 	OpStop    Op = "stop"    // drain, then end; with Now stop the builds at once
 	OpRestart Op = "restart" // end and leave the builds running: the keeper brings the next agent, which adopts them
+
+	OpUpgrade  Op = "upgrade"  // begin an upgrade from the directory From; how it goes is in Status.Upgrade
+	OpRollback Op = "rollback" // begin to go back to Version of the agent, "" for the one before
 )
 
 // Request is one question: one line of JSON.
 type Request struct {
-	Op  Op   `json:"op"`
-	Now bool `json:"now,omitempty"`
+	Op      Op     `json:"op"`
+	Now     bool   `json:"now,omitempty"`
+	From    string `json:"from,omitempty"`    // absolute path of a directory with new parts; the agent removes it when it lies in tmp/
+	Force   bool   `json:"force,omitempty"`   // also what was taken back here, and against upgrade.mode
+	Version string `json:"version,omitempty"` // of the agent
 }
 
 // Status is what a running agent says about itself. It is part of "devopsAgent status --json": fields are added, never
@@ -118,8 +124,37 @@ type Disk struct {
 
 // Upgrade is what is known about upgrades.
 type Upgrade struct {
-	Mode    string `json:"mode"`              // upgrade.mode of agent.toml
-	Pending string `json:"pending,omitempty"` // what the server wants and this agent has not taken
+	Mode    string       `json:"mode"`              // upgrade.mode of agent.toml
+	Pending string       `json:"pending,omitempty"` // what the server wants and this agent has not taken
+	Phase   UpgradePhase `json:"phase,omitempty"`   // of the upgrade that is under way; "" while none is
+	Attempt string       `json:"attempt,omitempty"` // its id, from replacing on
+	To      string       `json:"to,omitempty"`      // what it brings, for people
+	Since   *time.Time   `json:"since,omitempty"`   // when the phase began
+	Starts  int          `json:"starts,omitempty"`  // of a version on trial
+	Refused string       `json:"refused,omitempty"` // why the last upgrade did not get as far as replacing anything
+	Last    *UpgradeEnd  `json:"last,omitempty"`    // the last one that did
+}
+
+// UpgradePhase is how far an upgrade is.
+type UpgradePhase string
+
+// The phases of an upgrade.
+const (
+	Downloading UpgradePhase = "downloading"
+	Checking    UpgradePhase = "checking"
+	Waiting     UpgradePhase = "waiting" // until nothing builds
+	Replacing   UpgradePhase = "replacing"
+	OnTrial     UpgradePhase = "trial" // the agent that says so is new, and has not proved itself
+)
+
+// UpgradeEnd is how an upgrade ended.
+type UpgradeEnd struct {
+	ID     string    `json:"id"`
+	Kind   string    `json:"kind"`  // server, file, tmp, vendor, rollback
+	State  string    `json:"state"` // settled, rolled-back, failed
+	To     string    `json:"to"`    // what it was to bring, for people
+	Reason string    `json:"reason,omitempty"`
+	Ended  time.Time `json:"ended"`
 }
 
 // Override is a setting of agent.toml that wins over what the server pushed or .agent.properties holds.
