@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -54,9 +55,18 @@ type DaemonOptions struct {
 	Debug        bool   // passed on to the agent (protocol §3.1)
 	Log          *slog.Logger
 
-	// Before comes before each launch, under total-lock, when no agent runs; nil for nothing. An error is logged and the
-	// launch goes on: what is there may still run.
-	Before func(ctx context.Context) error
+	// Before comes before each launch, under total-lock, when no agent runs; nil for nothing. It is told how the agent before
+	// ended, if that was ours. An error is logged and the launch goes on: what is there may still run.
+	Before func(ctx context.Context, last Ending) error
+	// Unstartable is told, under total-lock, that the agent's program cannot be executed; true means that another one is in its
+	// place now, which is started at once. nil for nothing.
+	Unstartable func(ctx context.Context, cause error) bool
+	// Pending reports whether an upgrade is open: then an agent that ends has a reason, and the next start is not waited for. nil
+	// for never.
+	Pending func() bool
+	// Words returns where the next agent's standard error goes beside the log; nil, and nil returned, for nowhere. It is closed
+	// at the agent's end.
+	Words func() io.WriteCloser
 	// Prepare may change how the agent is started: its token, for instance. It is called without any lock. nil for nothing.
 	// On Windows, a command with SysProcAttr.NoInheritHandles gets no pipes and is watched by asking it.
 	Prepare func(ctx context.Context, cmd *exec.Cmd) error
@@ -70,6 +80,12 @@ type DaemonOptions struct {
 	Started func(p *os.Process) error
 	// Asked is told that somebody has asked something through the control socket. nil for nothing.
 	Asked func()
+}
+
+// Ending is how an agent ended. The zero Ending says that nobody knows.
+type Ending struct {
+	How  string // "exit status 1: devopsAgent: …"
+	Code *int   // exit code, nil when it had none
 }
 
 // Daemon keeps the agent of one home running, without help of the system (protocol §3.5). Stop, Restart, Reload and Wake
@@ -186,15 +202,25 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 // keeping is one Run.
 type keeping struct {
 	*Daemon
-	reap   *reaper
-	starts int // agents started so far
+	reap    *reaper
+	starts  int    // agents started so far
+	last    Ending // of the agent before
+	hurried int    // starts in a row that were not waited for because of an upgrade
 }
+
+// mostHurried bounds hurried: an upgrade that cannot be taken back, because the disk is read-only, must not take a processor.
+const mostHurried = 6
+
+// errAgain: another program is in the agent's place now.
+var errAgain = errors.New("another program is in its place")
 
 // life is that of one agent: wait for its turn, start it or find another's, see it end. It returns nil for the next.
 func (r *keeping) life(ctx context.Context) error {
 	c, err := r.begin(ctx)
 	var fault *launchError
 	switch {
+	case errors.Is(err, errAgain):
+		return nil
 	case errors.As(err, &fault):
 		return r.pause(ctx, r.pace.fault(time.Now(), false), "Agent cannot be started", fault.cause.Error(), 0)
 	case errors.Is(err, ErrLater):
@@ -248,15 +274,24 @@ func (r *keeping) begin(ctx context.Context) (*child, error) {
 		return nil, nil
 	}
 	if r.Before != nil {
-		if err := r.Before(ctx); err != nil {
+		if err := r.Before(ctx, r.last); err != nil {
 			r.Log.Error("Interrupted upgrade not settled", "err", err)
 		}
+		r.last = Ending{}
 	}
 	makeExecutable(path)
-	c, err := launch(cmd, r.Start, r.Log)
+	var also io.WriteCloser
+	if r.Words != nil {
+		also = r.Words()
+	}
+	c, err := launch(cmd, r.Start, r.Log, also)
 	if err != nil {
+		again := r.Unstartable != nil && CannotRun(err) && r.Unstartable(ctx, err)
 		if rerr := total.Release(); rerr != nil {
 			return nil, rerr
+		}
+		if again {
+			return nil, errAgain
 		}
 		return nil, &launchError{err}
 	}

@@ -35,12 +35,13 @@ type child struct {
 	pipes   []*os.File    // our ends
 }
 
-// launch starts cmd with a pipe for what it tells its keeper, and one for standard error.
-func launch(cmd *exec.Cmd, start func(*exec.Cmd) error, log *slog.Logger) (*child, error) {
+// launch starts cmd with a pipe for what it tells its keeper, and one for standard error, which goes to also, too, unless that is
+// nil. It closes also at the end, or if there is nothing to start.
+func launch(cmd *exec.Cmd, start func(*exec.Cmd) error, log *slog.Logger, also io.WriteCloser) (*child, error) {
 	if start == nil {
 		start = (*exec.Cmd).Start
 	}
-	c := &child{cmd: cmd, ended: make(chan error, 1), words: make(chan word), said: &lastWords{}, done: make(chan struct{})}
+	c := &child{cmd: cmd, ended: make(chan error, 1), words: make(chan word), said: &lastWords{also: also}, done: make(chan struct{})}
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -87,6 +88,9 @@ func (c *child) close() {
 			_ = p.Close()
 		}
 		c.readers.Wait()
+		if c.said.also != nil {
+			_ = c.said.also.Close()
+		}
 		close(closed)
 	}()
 	timer := time.NewTimer(time.Second)
@@ -146,6 +150,19 @@ func (r *keeping) mind(ctx context.Context, c *child) error {
 	words := c.said.text()
 	if words != "" {
 		how += ": " + words
+	}
+	r.last = Ending{How: how}
+	if code >= 0 {
+		r.last.Code = &code
+	}
+	if lived >= r.patience.life {
+		r.hurried = 0
+	}
+	if r.Pending != nil && r.hurried < mostHurried && r.Pending() {
+		r.hurried++
+		r.note(func(s *control.DaemonStatus) { s.LastExit = how })
+		r.Log.Info("Agent ended in an upgrade", "pid", c.pid, "how", how, "after", lived.Round(time.Millisecond))
+		return nil
 	}
 	switch {
 	case w.why != "":
@@ -528,6 +545,8 @@ func readLines(r io.Reader, take func(line []byte) bool) error {
 
 // lastWords keeps the end of what an agent writes to standard error, for the line that says why it ended.
 type lastWords struct {
+	also io.WriteCloser // gets every line as well; nil for nobody. Only the reader writes there
+
 	mu    sync.Mutex
 	lines []string
 	cause string // the first line that looks like the reason
@@ -549,6 +568,9 @@ func (l *lastWords) read(r io.Reader, log *slog.Logger) {
 			return true
 		}
 		l.add(line)
+		if l.also != nil {
+			_, _ = io.WriteString(l.also, line+"\n") // a full disk costs the copy
+		}
 		if now := time.Now(); now.Sub(began) > time.Minute {
 			began, written = now, 0
 		}

@@ -742,7 +742,7 @@ func TestDaemonPreparesItsAgent(t *testing.T) {
 			}
 			return nil
 		}
-		d.Before = func(context.Context) error { note("before"); return errors.New("half an upgrade") }
+		d.Before = func(context.Context, Ending) error { note("before"); return errors.New("half an upgrade") }
 		d.Started = func(p *os.Process) error { note("started"); return nil }
 	})
 	until(t, func() bool { return h.daemon.Status().NextStart != nil })

@@ -41,6 +41,12 @@ func (i *Installation) Holder(role Role) (*Holder, bool) {
 	return &Holder{PID: pid, Started: started, Program: program}, proc.Alive(pid, started)
 }
 
+// Held reports whether a process has a role, whoever that is. It makes nothing.
+func (i *Installation) Held(role Role) (bool, error) {
+	free, err := i.free(role)
+	return !free, err
+}
+
 // noted is the process that the pid file of a role names.
 func (i *Installation) noted(role Role) (pid int, ok bool) {
 	path := i.Path("runtime", string(role)+".pid")

@@ -9,8 +9,10 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
 )
 
@@ -65,12 +67,16 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 	defer func() { err = errors.Join(err, log.Close()) }()
 	done, tell := signalled()
 	trimming, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() { trim(trimming, done); close(ended) }()
-	defer func() { stop(); <-ended }()
-	return serve(ctx, service.DaemonOptions{Installation: inst, GOOS: runtime.GOOS, Version: cli.Version(),
+	u := newUpgrades(recovery.New(inst, recovery.VendorHere(inst), log.Logger))
+	var beside sync.WaitGroup
+	beside.Go(func() { trim(trimming, done) })
+	beside.Go(func() { u.guard(trimming, tell) })
+	defer func() { stop(); beside.Wait() }()
+	o := service.DaemonOptions{Installation: inst, GOOS: runtime.GOOS, Version: cli.Version(),
 		Debug: line.word == "debug", Log: log.Logger, Reap: true, Asked: tell,
-		Started: func(*os.Process) error { tell(); return nil }}, line)
+		Started: func(*os.Process) error { tell(); return nil }}
+	u.hook(&o)
+	return serve(ctx, o, line)
 }
 
 // console is a second place for the log, when a person asked for it. A daemon in the background of a terminal would be in the way.

@@ -17,10 +17,16 @@ func main() { os.Exit(cli.Main("upgrader", run)) }
 const help = `upgrader replaces parts of an installation.
 
 Usage: upgrader start --home DIR [--vendor DIR] [-- ARGUMENTS]
+       upgrader keep --home DIR [--vendor DIR] [-- ARGUMENTS]
+       upgrader guard --home DIR
+       upgrader recover --home DIR [--vendor DIR]
        upgrader [-action=upgrade|uninstall] [-home DIR]
        upgrader version
 
   start              become the agent in a home, or that of a package where the home has none; for keepers
+  keep               become devopsDaemon, for who starts it with the machine
+  guard              watch a version on trial from outside, and take a bad one back; start and keep start it
+  recover            finish or take back an interrupted upgrade, say what was done, and start nothing
   -action=upgrade    put programs from tmp/ into place (the default)
   -action=uninstall  stop the agent and take it from its keeper; files and running builds stay
   -home DIR          home of the agent (default: the current directory, or that of this program, or the one above)
@@ -44,6 +50,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	case "start":
 		return start(ctx, args[1:])
+	case "keep":
+		return keep(ctx, args[1:])
+	case "guard":
+		return guard(ctx, args[1:])
+	case "recover":
+		return recoverHome(ctx, args[1:])
 	}
 	return act(ctx, args)
 }
@@ -104,7 +116,7 @@ func act(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := cli.OpenLog(cli.LogOptions{File: inst.Path("logs", "devopsUpgrader.log"), Fallback: os.Stderr})
+	log, err := openLog(inst, false)
 	if err != nil {
 		return err
 	}

@@ -9,12 +9,29 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/upgrader/journal"
 )
 
-// start becomes the agent. Keepers run it from a directory that never changes, so that a start always works, whatever
-// became of home: a service manager that starts an agent again at once, however often it ends, is slowed down here.
-func start(ctx context.Context, args []string) error {
+// startLimit is how long a start waits for other work on the installation. Then it goes on with what is there: a start that does
+// not come would be worse.
+const startLimit = time.Minute
+
+// starting is one start of an agent by its keeper.
+type starting struct {
+	*recovery.Home
+	log   *cli.Log
+	trial bool     // of the version that is about to start
+	args  []string // of the agent
+}
+
+// start becomes the agent. Keepers run it from a directory that never changes, or from home a file that is only replaced by one
+// that has proved itself, so that a start always works, whatever became of home: interrupted upgrades are carried on, new
+// versions watched and bad ones taken back, and a service manager that starts an agent again at once, however often it ends,
+// is slowed down.
+func start(ctx context.Context, args []string) (err error) {
 	var home, vendor string
 	f := flags()
 	f.StringVar(&home, "home", "", "")
@@ -32,21 +49,148 @@ func start(ctx context.Context, args []string) error {
 	if runtime.GOOS == "darwin" && inst.Removed() { // launchd cannot be told to leave it down after a restart
 		return service.ErrRemoved
 	}
-	path, own, err := agentOf(inst, vendor)
+	log, err := openLog(inst, true)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	s := &starting{Home: recovery.New(inst, vendor, log.Logger), log: log, args: f.Args()}
+	if err := s.recover(ctx); err != nil && ctx.Err() == nil {
+		log.Error("Upgrades not looked after; the agent that is there is started", "err", err)
+	}
+	if ctx.Err() != nil {
+		return nil // told to end
+	}
 	if err := os.Chdir(inst.Home); err != nil {
 		return fmt.Errorf("go to the home directory: %w", err)
+	}
+	if vendor != "" {
+		if err := os.Setenv(recovery.EnvVendor, vendor); err != nil {
+			return err
+		}
+	}
+	path, own, err := agentOf(inst, vendor)
+	if err != nil {
+		return err
 	}
 	wait, fruitless, err := inst.Born(path, time.Now())
 	if err != nil { // on a full disk, for instance: no reason not to start
 		fmt.Fprintf(os.Stderr, "upgrader: %v\n", err)
 	}
-	if wait > 0 && !rest(ctx, []string{path, inst.Config}, wait, fruitless) || ctx.Err() != nil {
+	if wait > 0 && !s.trial && !rest(ctx, []string{path, inst.Config}, wait, fruitless) || ctx.Err() != nil {
 		return nil // told to end
 	}
-	return become(path, append(own, f.Args()...))
+	return s.become(ctx, path, own)
+}
+
+// openLog opens the log of this program; what it is to say to a keeper, or a person, goes to standard error as well.
+func openLog(inst *service.Installation, aloud bool) (*cli.Log, error) {
+	o := cli.LogOptions{File: inst.Path("logs", "devopsUpgrader.log"), Fallback: os.Stderr, MaxSizeMB: 10}
+	if aloud {
+		o.Console = os.Stderr
+	}
+	log, err := cli.OpenLog(o)
+	if err != nil { // a disk that is read-only
+		o.File = ""
+		return cli.OpenLog(o)
+	}
+	return log, nil
+}
+
+// recover looks after upgrades, unless an agent runs here already.
+func (s *starting) recover(ctx context.Context) (err error) {
+	total, err := recovery.Lock(ctx, s.Inst, startLimit)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	if held, err := s.Inst.Held(service.RoleAgent); err != nil || held {
+		return err
+	}
+	result, err := s.Start(ctx, journal.Last{})
+	s.trial = result.State == journal.Trial
+	return err
+}
+
+// become starts the agent. One that cannot be executed is taken back if it is on trial; else the package's runs in its place.
+func (s *starting) become(ctx context.Context, path string, own []string) error {
+	restore := func() {}
+	if s.trial {
+		restore = s.attend()
+	}
+	err := become(path, append(own, s.args...), s.runs)
+	if !service.CannotRun(err) {
+		return err
+	}
+	restore()
+	if s.trial && s.takeBack(ctx, err) {
+		s.trial = false
+		path, own, perr := agentOf(s.Inst, s.Vendor)
+		if perr != nil {
+			return errors.Join(err, perr)
+		}
+		if err = become(path, append(own, s.args...), s.runs); !service.CannotRun(err) {
+			return err
+		}
+	}
+	if theirs := s.packaged(); theirs != "" && theirs != path {
+		s.Log.Error("Agent in home cannot be executed; the package's runs in its place", "err", err)
+		return become(theirs, append([]string{"--home", s.Inst.Home}, s.args...), s.runs)
+	}
+	return err
+}
+
+// attend has a new version watched, and what it says kept. It returns what undoes the latter.
+func (s *starting) attend() (restore func()) {
+	if err := spawnGuard(s.Inst, false); err != nil { // its starts are counted all the same
+		s.Log.Error("New version is not watched", "err", err)
+	}
+	path := s.Journal.Stderr()
+	if path == "" {
+		return func() {}
+	}
+	restore, err := divert(path)
+	if err != nil {
+		s.Log.Warn("What the new version says on standard error is not kept", "err", err)
+		return func() {}
+	}
+	return restore
+}
+
+// runs notes which process the agent is.
+func (s *starting) runs(pid int) {
+	if !s.trial {
+		return
+	}
+	if err := s.Journal.Runs(pid); err != nil {
+		s.Log.Warn("Process of the new version not noted", "err", err)
+	}
+}
+
+// takeBack brings the old version back.
+func (s *starting) takeBack(ctx context.Context, cause error) bool {
+	total, err := recovery.Lock(ctx, s.Inst, startLimit)
+	if err != nil {
+		s.Log.Error("New version cannot be executed, and is not taken back", "err", err)
+		return false
+	}
+	back := s.GiveUp(cause)
+	if err := total.Release(); err != nil {
+		s.Log.Error("total-lock not given back", "err", err)
+	}
+	return back
+}
+
+// packaged is the package's agent, "" for none.
+func (s *starting) packaged() string {
+	if s.Vendor == "" {
+		return ""
+	}
+	path := filepath.Join(s.Vendor, service.ProgramName(runtime.GOOS, "devopsAgent"))
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // agentOf finds the agent's program, that of home first, and the arguments that it needs to find its home.

@@ -1,0 +1,84 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+const (
+	versionLimit = 30 * time.Second // for a program to say its version
+	mostVersion  = 256              // bytes of it
+)
+
+// Version asks a program for its version: what "version" makes it print, one line (protocol §3.1). A program that cannot be
+// executed, ends with an error, prints nothing, or does not end is an error.
+func Version(ctx context.Context, program string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, versionLimit, fmt.Errorf("no answer within %v", versionLimit))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "version")
+	cmd.Env = Environ()
+	cmd.WaitDelay = time.Second
+	said := &limited{left: mostVersion + 1}
+	cmd.Stdout = said
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return "", fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	version := strings.TrimSpace(said.String())
+	if version == "" || said.left == 0 || strings.ContainsAny(version, "\r\n\x00") {
+		return "", fmt.Errorf("ask %s for its version: %w", program, errNoVersion)
+	}
+	return strings.ToValidUTF8(version, "\ufffd"), nil
+}
+
+// errNoVersion: what a program printed is no version.
+var errNoVersion = errors.New("it does not print one line")
+
+// limited keeps the beginning of what is written.
+type limited struct {
+	strings.Builder
+	left int
+}
+
+// Write is that of io.Writer. What is too much is dropped.
+func (l *limited) Write(p []byte) (int, error) {
+	keep := min(len(p), l.left)
+	l.left -= keep
+	_, _ = l.Builder.Write(p[:keep])
+	return len(p), nil
+}
+
+var _ io.Writer = (*limited)(nil)
+
+// Environ is the environment without what a keeper says to its one agent.
+func Environ() []string {
+	var env []string
+	for _, entry := range os.Environ() {
+		switch name, _, _ := strings.Cut(entry, "="); name {
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DEVOPS_NOTIFY_FD", "DEVOPS_TOTAL_LOCK", EnvStderr, EnvRecovered,
+			"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM":
+			continue
+		}
+		env = append(env, entry)
+	}
+	return env
+}
+
+// Variables between our own programs.
+const (
+	// EnvStderr holds the number of the descriptor that was standard error before an agent on trial got a file in its place. The
+	// agent puts it back when it has settled.
+	EnvStderr = "DEVOPS_STDERR_FD"
+	// EnvVendor is the directory of the package's programs, for an agent that runs from home.
+	EnvVendor = "DEVOPS_VENDOR"
+	// EnvRecovered holds the pid of a devopsDaemon whose start has been counted already, by "upgrader keep".
+	EnvRecovered = "DEVOPS_RECOVERED"
+)
