@@ -30,23 +30,20 @@ func (j *Journal) Runs(pid int) error {
 	return nil
 }
 
-// running is the process that is on trial, while it lives: the one that Runs has noted, or, when there was no room for that, the
-// one that has the role.
+// running is the process that is on trial, while it lives: the one that Runs has noted, or, when there was no room for that or
+// somebody else has started another, the one that has the role.
 func (j *Journal) running(inst *service.Installation, id string) (pid int, started string, ok bool) {
-	text, err := j.read(j.in(id, pidOf))
-	if err != nil {
-		h, ok := inst.Holder(service.RoleAgent)
-		if !ok {
-			return 0, "", false
+	if text, err := j.read(j.in(id, pidOf)); err == nil {
+		number, started, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
+		if pid, err = strconv.Atoi(number); ok && err == nil && pid > 1 && proc.Alive(pid, started) {
+			return pid, started, true
 		}
-		return h.PID, h.Started, true
 	}
-	number, started, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
-	pid, err = strconv.Atoi(number)
-	if !ok || err != nil || pid < 2 {
+	h, ok := inst.Holder(service.RoleAgent)
+	if !ok {
 		return 0, "", false
 	}
-	return pid, started, proc.Alive(pid, started)
+	return h.PID, h.Started, true
 }
 
 // guardEvery is the distance of looks at a new version.
@@ -67,7 +64,7 @@ func (j *Journal) Guard(ctx context.Context, inst *service.Installation, patienc
 	}
 	defer func() { _ = own.Unlock() }()
 	g := guard{Journal: j, inst: inst, id: f.Record.ID, patience: patience, begun: time.Now()}
-	g.good = g.begun
+	g.good, g.looked = g.begun, g.begun
 	tick := time.NewTicker(j.every)
 	defer tick.Stop()
 	for {
@@ -91,7 +88,21 @@ type guard struct {
 	begun    time.Time // these are monotonic: a clock that is set does not matter
 	asked    time.Time // when the new version was asked last
 	good     time.Time // when it was well last; begun before that
+	looked   time.Time // when it was looked at last
+	idle     time.Duration
 	said     string
+}
+
+// mostIdle is how often patience passes without a new version that runs, until its guard ends: the next start brings another.
+const mostIdle = 10
+
+// rests stops the clock while the new version does not run: somebody has stopped it, which is no fault of it, or it has ended by
+// itself, and then its next start counts.
+func (g *guard) rests(now time.Time) (over bool) {
+	passed := now.Sub(g.looked)
+	g.begun, g.good = g.begun.Add(passed), g.good.Add(passed)
+	g.idle += passed
+	return g.idle > mostIdle*g.patience
 }
 
 // calm is how many looks pass between two questions to a version that was well.
@@ -104,10 +115,16 @@ func (g *guard) look(ctx context.Context) (over bool, err error) {
 		return true, err
 	}
 	g.curbStderr(g.id)
-	if pid, _, ok := g.running(g.inst, g.id); ok {
-		if used := g.memory(pid); used > g.limit {
-			return true, g.condemn(ctx, fmt.Sprintf("it used %d MiB of memory", used>>20))
-		}
+	now := time.Now()
+	pid, _, runs := g.running(g.inst, g.id)
+	if !runs {
+		over = g.rests(now)
+		g.looked = now
+		return over, nil
+	}
+	g.looked, g.idle = now, 0
+	if used := g.memory(pid); used > g.limit {
+		return true, g.condemn(ctx, fmt.Sprintf("it used %d MiB of memory", used>>20))
 	}
 	if time.Since(g.begun) < g.patience || g.good.After(g.begun) && time.Since(g.asked) < calm*g.every {
 		return false, nil
