@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -15,11 +19,11 @@ import (
 // file system. A symbolic link at live is replaced, not followed: displaced is then that link, and fresh may be a link
 // as well, to put one back. What is below fresh is forced to the disk before it moves.
 //
-// Where two directories cannot change places in one step, live becomes a symbolic link: to ".NAME.a" and ".NAME.b" in
-// turn, which hold the directory, so that one rename of a link replaces it. The change from a directory to a link is
-// the exception to the rule above: live is missing from one rename to the next, with one Sync between. It happens once
-// for each live. Where there are no such links either (Windows, FAT), it happens each time. RecoverDir closes the gap
-// after a crash.
+// Where two directories cannot change places in one step, live becomes a symbolic link to a directory that is called
+// ".NAME.1", or another number, so that one rename of a link replaces it; displaced is then such a link, too, and
+// Sweep removes what no link leads to any more. The change from a directory to a link is the exception to the rule
+// above: live is missing from one rename to the next, with one Sync between. It happens once for each live. Where there
+// are no such links either (Windows, FAT), it happens each time. RecoverDir closes the gap after a crash.
 //
 // When Dir fails, the same holds as after RecoverDir. A directory that cannot be moved at all (of a container image's
 // layer, a mount) is an error with a hint.
@@ -70,18 +74,16 @@ func dir(d Disk, live, fresh, displaced string) error {
 		return &fs.PathError{Op: "replace", Path: live, Err: errors.New("neither a directory nor a link")}
 	}
 	s := scene{Disk: d, live: live, fresh: fresh, displaced: displaced}
-	inUse, err := s.slotInUse()
+	target, isLink, err := readlink(d, live)
 	if err != nil {
 		return err
 	}
-	if inUse != "" {
-		return s.settle(s.byLink(inUse))
+	if !isLink || !isSlot(target, filepath.Base(live)) {
+		if err := s.byExchange(); !errors.Is(err, ErrNoExchange) {
+			return err
+		}
 	}
-	err = s.byExchange()
-	if !errors.Is(err, ErrNoExchange) {
-		return err
-	}
-	err = s.settle(s.byLink(""))
+	err = s.settle(s.byLink())
 	if !errors.Is(err, errNoLink) {
 		return err
 	}
@@ -113,9 +115,52 @@ func (s scene) hidden(suffix string) string {
 	return filepath.Join(filepath.Dir(s.live), "."+filepath.Base(s.live)+suffix)
 }
 
-func (s scene) slots() []string { return []string{s.hidden(".a"), s.hidden(".b")} } // one of them holds what live links to
-func (s scene) next() string    { return s.hidden(".link") }                        // the link that will be live
-func (s scene) aside() string   { return s.hidden(".aside") }                       // the old directory between two renames
+func (s scene) next() string  { return s.hidden(".link") }  // the link that will be live
+func (s scene) aside() string { return s.hidden(".aside") } // the old directory between two renames
+
+// isSlot tells whether name is that of a directory that a link called base leads to.
+func isSlot(name, base string) bool {
+	number, ok := strings.CutPrefix(name, "."+base+".")
+	return ok && onlyDigits(number)
+}
+
+// slot is a name for a directory that no link beside it leads to.
+func (s scene) slot() (string, error) {
+	parent := filepath.Dir(s.live)
+	names, err := s.ReadDir(parent)
+	if err != nil {
+		return "", err
+	}
+	links, err := linksIn(s, parent, names)
+	if err != nil {
+		return "", err
+	}
+	taken := slices.Collect(maps.Values(links))
+	for number := 1; ; number++ {
+		if path := s.hidden("." + strconv.Itoa(number)); !slices.Contains(taken, path) {
+			return path, nil
+		}
+	}
+}
+
+// linksIn tells which of the names in dir are links, and the absolute path that each is to.
+func linksIn(d Disk, dir string, names []string) (map[string]string, error) {
+	links := make(map[string]string)
+	for _, name := range names {
+		target, isLink, err := readlink(d, filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if !isLink {
+			continue
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		links[name] = filepath.Clean(target)
+	}
+	return links, nil
+}
 
 // byExchange needs no recovery: what it does is one step, and one more that the caller can see.
 func (s scene) byExchange() error {
@@ -134,56 +179,52 @@ func (s scene) byExchange() error {
 	return syncParents(s, s.fresh, s.displaced)
 }
 
-// byLink replaces what live links to. inUse is the slot that it links to now; "" if live is a directory or a link that
-// somebody else made. Each step is on the disk before the next, so that recover can tell where it ended:
-// while there is next, live has not changed yet; when there is none, only the old one may still be in its slot.
-func (s scene) byLink(inUse string) error {
+// byLink replaces what live links to. What it linked to stays where it is: who has read the link already must still
+// find it. Each step is on the disk before the next, so that recover can tell where it ended: while there is next, live
+// has not changed yet, and when there is none, all is done.
+func (s scene) byLink() error {
 	info, err := s.Lstat(s.fresh)
 	if err != nil {
 		return err
 	}
 	if info.Mode().Type() == fs.ModeSymlink {
-		if err := s.rename(s.fresh, s.next()); err != nil {
-			return err
-		}
+		err = s.rename(s.fresh, s.next())
 	} else {
-		free := s.slots()[0]
-		if free == inUse {
-			free = s.slots()[1]
-		}
-		if err := s.Remove(free); err != nil {
-			return err
-		}
-		if err := s.Symlink(filepath.Base(free), s.next()); err != nil {
-			if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
-				err = fmt.Errorf("%w: %w", errNoLink, err)
-			}
-			return err
-		}
-		if err := syncParents(s, s.next()); err != nil {
-			return err
-		}
-		if err := s.rename(s.fresh, free); err != nil {
-			return err
-		}
+		err = s.link()
 	}
-	if inUse == "" {
-		if err := s.displace(); err != nil {
-			return err
-		}
-	}
-	if err := s.rename(s.next(), s.live); err != nil {
+	if err != nil {
 		return err
 	}
-	if inUse != "" {
-		return s.rename(inUse, s.displaced)
+	if err := s.displace(); err != nil {
+		return err
 	}
-	return nil
+	return s.rename(s.next(), s.live)
+}
+
+// link makes next a link to what is at fresh, which gets another name for that.
+func (s scene) link() error {
+	slot, err := s.slot()
+	if err != nil {
+		return err
+	}
+	if err := s.Remove(slot); err != nil {
+		return err
+	}
+	if err := s.Symlink(filepath.Base(slot), s.next()); err != nil {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: %w", errNoLink, err)
+		}
+		return err
+	}
+	if err := syncParents(s, s.next()); err != nil {
+		return err
+	}
+	return s.rename(s.fresh, slot)
 }
 
 // displace copies live to displaced if it is a link, and moves it there if it is a directory.
 func (s scene) displace() error {
-	target, isLink, err := s.readlink(s.live)
+	target, isLink, err := readlink(s, s.live)
 	if err != nil {
 		return err
 	}
@@ -219,75 +260,55 @@ func (s scene) settle(err error) error {
 }
 
 func (s scene) recover() error {
-	target, isLink, err := s.readlink(s.next())
-	switch {
-	case err == nil && isLink:
-		return s.takeBack(target)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	there, err := s.exists(s.next())
+	if err != nil {
 		return err
 	}
-	if there, err := s.exists(s.aside()); err != nil || there {
-		if err != nil {
-			return err
-		}
-		return s.clear(s.aside())
+	if there {
+		return s.takeBack()
 	}
-	target, isLink, err = s.readlink(s.live)
-	if !isLink {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	there, err = s.exists(s.aside())
+	if err != nil || !there {
 		return err
 	}
-	for _, slot := range s.slots() {
-		if target == filepath.Base(slot) {
-			continue
-		}
-		if there, err := s.exists(slot); err != nil || there {
-			if err != nil {
-				return err
-			}
-			return s.clear(slot)
-		}
+	if there, err = s.exists(s.live); err != nil {
+		return err
 	}
-	return nil
+	if !there {
+		return s.rename(s.aside(), s.live)
+	}
+	if there, err = s.exists(s.displaced); err != nil || there {
+		return err
+	}
+	return s.rename(s.aside(), s.displaced)
 }
 
-// clear moves the old directory from where it was for a moment: back, if live is missing, else to displaced.
-func (s scene) clear(path string) error {
+// takeBack undoes byLink before its last rename.
+func (s scene) takeBack() error {
 	there, err := s.exists(s.live)
 	if err != nil {
 		return err
 	}
 	if !there {
-		return s.rename(path, s.live)
+		err = s.rename(s.displaced, s.live)
+	} else {
+		err = s.removeCopy()
 	}
-	there, err = s.exists(s.displaced)
-	if err != nil || there {
-		return err
-	}
-	return s.rename(path, s.displaced)
-}
-
-// takeBack undoes byLink before its last rename. target is what next links to.
-func (s scene) takeBack(target string) error {
-	there, err := s.exists(s.live)
 	if err != nil {
 		return err
 	}
-	if !there {
-		if err := s.rename(s.displaced, s.live); err != nil {
-			return err
-		}
-	} else if err := s.removeCopy(); err != nil {
+	if there, err = s.exists(s.fresh); err != nil {
 		return err
 	}
-	for _, slot := range s.slots() {
-		if target != filepath.Base(slot) {
-			continue
-		}
-		there, err := s.exists(slot)
+	if !there {
+		slot, err := s.slotOfNext()
 		if err != nil {
+			return err
+		}
+		if slot == "" {
+			return s.rename(s.next(), s.fresh)
+		}
+		if there, err = s.exists(slot); err != nil {
 			return err
 		}
 		if there {
@@ -295,21 +316,40 @@ func (s scene) takeBack(target string) error {
 				return err
 			}
 		}
-		if err := s.Remove(s.next()); err != nil {
-			return err
-		}
-		return syncParents(s, s.next())
 	}
-	return s.rename(s.next(), s.fresh)
+	if err := s.Remove(s.next()); err != nil {
+		return err
+	}
+	return syncParents(s, s.next())
+}
+
+// slotOfNext is the directory to which next is the only link; "" if that is another place.
+func (s scene) slotOfNext() (string, error) {
+	parent := filepath.Dir(s.live)
+	names, err := s.ReadDir(parent)
+	if err != nil {
+		return "", err
+	}
+	links, err := linksIn(s, parent, names)
+	if err != nil {
+		return "", err
+	}
+	slot := links[filepath.Base(s.next())]
+	delete(links, filepath.Base(s.next()))
+	if filepath.Dir(slot) != parent || !isSlot(filepath.Base(slot), filepath.Base(s.live)) ||
+		slices.Contains(slices.Collect(maps.Values(links)), slot) {
+		return "", nil
+	}
+	return slot, nil
 }
 
 // removeCopy removes the link that displace made of live.
 func (s scene) removeCopy() error {
-	live, isLink, err := s.readlink(s.live)
+	live, isLink, err := readlink(s, s.live)
 	if err != nil || !isLink {
 		return err
 	}
-	copied, isLink, err := s.readlink(s.displaced)
+	copied, isLink, err := readlink(s, s.displaced)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (!isLink || copied != live) {
 		return nil
 	}
@@ -322,30 +362,13 @@ func (s scene) removeCopy() error {
 	return syncParents(s, s.displaced)
 }
 
-// slotInUse is the slot that live links to, or "".
-func (s scene) slotInUse() (string, error) {
-	target, isLink, err := s.readlink(s.live)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !isLink {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	for _, slot := range s.slots() {
-		if target == filepath.Base(slot) {
-			return slot, nil
-		}
-	}
-	return "", nil
-}
-
 // readlink returns the target of the link at path; not isLink if there is something else.
-func (s scene) readlink(path string) (target string, isLink bool, err error) {
-	info, err := s.Lstat(path)
+func readlink(d Disk, path string) (target string, isLink bool, err error) {
+	info, err := d.Lstat(path)
 	if err != nil || info.Mode().Type() != fs.ModeSymlink {
 		return "", false, err
 	}
-	target, err = s.Readlink(path)
+	target, err = d.Readlink(path)
 	return target, true, err
 }
 

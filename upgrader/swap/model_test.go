@@ -120,8 +120,8 @@ func (s scenery) build(t *testing.T) *powercut.Disk {
 		seed(elsewhere, "old")
 		d.SeedLink(live, elsewhere)
 	case "our link":
-		seed(home+"/.jdk.b", "old")
-		d.SeedLink(live, ".jdk.b")
+		seed(home+"/.jdk.2", "old")
+		d.SeedLink(live, ".jdk.2")
 	}
 	if s.freshLink {
 		seed("/opt/other", "new")
@@ -135,7 +135,7 @@ func (s scenery) build(t *testing.T) *powercut.Disk {
 }
 
 // check looks at a disk after Dir and perhaps RecoverDir.
-func (s scenery) check(d swap.Disk, done bool) error {
+func (s scenery) check(d *powercut.Disk, done bool) error {
 	now := release(d, live)
 	var other string
 	switch {
@@ -166,14 +166,22 @@ func (s scenery) check(d swap.Disk, done bool) error {
 	if at != other && !unforced {
 		return fmt.Errorf("live: %s, the other: %s", now, at)
 	}
-	for _, name := range []string{".jdk.a", ".jdk.b", ".jdk.link", ".jdk.aside"} {
-		_, err := d.Lstat(home + "/" + name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if target, lerr := d.Readlink(live); err != nil || lerr != nil || target != name {
+	if err := swap.SweepOn(d, home); err != nil {
+		return err
+	}
+	leads := make(map[string]bool)
+	for _, path := range []string{live, fresh, s.displaced} {
+		target, _ := d.Readlink(path)
+		leads[target] = true
+	}
+	names, err := d.ReadDir(home)
+	for _, name := range names {
+		if name[0] == '.' && !leads[name] {
 			return fmt.Errorf("left behind: %s", name)
 		}
+	}
+	if err != nil || release(d, live) != now {
+		return fmt.Errorf("swept away: %v", err)
 	}
 	if s.live == "link" && release(d, elsewhere) != "old" {
 		return errors.New("the target of the link was touched")
@@ -270,6 +278,9 @@ func TestDirThereAndBackAgain(t *testing.T) {
 		if target, err := d.Readlink(live); s.live == "link" && (err != nil || target != elsewhere) {
 			t.Errorf("%v: the operator's link is %q, %v", s, target, err)
 		}
+		if err := swap.SweepOn(d, home); err != nil {
+			t.Error(err)
+		}
 		if names, err := d.ReadDir(home); err != nil || len(names) > 2 {
 			t.Errorf("%v: left %q, %v", s, names, err)
 		}
@@ -298,6 +309,9 @@ func TestDirManyTimesLeavesNothingBehind(t *testing.T) {
 			if err := d.Remove(fresh); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := swap.SweepOn(d, home); err != nil {
+			t.Error(err)
 		}
 		if names, err := d.ReadDir(home); err != nil || len(names) > 2 {
 			t.Errorf("left: %q, %v", names, err)

@@ -190,7 +190,7 @@ func useFileSystem(t *testing.T, dir string, exchanges bool) {
 		t.Logf("exchange: %v", err) // what a file system can is the kernel's choice
 	}
 	readers := home("readers")
-	readWhileReplaced(t, d, readers)
+	readWhileReplaced(t, d, readers, 40)
 	if err := d.Remove(readers); err != nil {
 		t.Error(err)
 	}

@@ -109,7 +109,7 @@ func TestDirAndBackOnRealDisks(t *testing.T) {
 				t.Errorf("%s, round %d: %s and %s", name, i, now, other)
 			}
 		}
-		if err := d.Remove(fresh); err != nil {
+		if err := errors.Join(d.Remove(fresh), swap.Sweep(home)); err != nil {
 			t.Error(err)
 		}
 		names, err := d.ReadDir(home)
@@ -190,18 +190,16 @@ func lookAt(live string) func() error {
 	}
 }
 
-const replacements = 200
-
 func TestReadersOfADirectoryNeverMissIt(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs a machine that can exchange directories or replace links")
 	}
 	for name, d := range map[string]swap.Disk{"exchange": swap.Real(), "link": refusingDisk{Disk: swap.Real()}} {
-		t.Run(name, func(t *testing.T) { readWhileReplaced(t, d, t.TempDir()) })
+		t.Run(name, func(t *testing.T) { readWhileReplaced(t, d, t.TempDir(), 200) })
 	}
 }
 
-func readWhileReplaced(t *testing.T, d swap.Disk, home string) {
+func readWhileReplaced(t *testing.T, d swap.Disk, home string, times int) {
 	t.Helper()
 	live := filepath.Join(home, "jdk")
 	replace := func(text string) {
@@ -218,7 +216,7 @@ func readWhileReplaced(t *testing.T, d swap.Disk, home string) {
 	}
 	one, two := watch(lookAt(live)), watch(lookAt(live))
 	start := time.Now()
-	for i := range replacements {
+	for i := range times {
 		replace(fmt.Sprint(i))
 	}
 	took := time.Since(start)
@@ -226,7 +224,7 @@ func readWhileReplaced(t *testing.T, d swap.Disk, home string) {
 		if looks, err := stop(); err != nil {
 			t.Errorf("a reader failed: %v", err)
 		} else {
-			t.Logf("%d replacements, %v each, of a %v; %d looks", replacements, took/replacements, before.Mode().Type(), looks)
+			t.Logf("%d replacements, %v each, of a %v; %d looks", times, took/time.Duration(times), before.Mode().Type(), looks)
 		}
 	}
 }
@@ -235,6 +233,7 @@ func TestReadersOfAFileNeverMissIt(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs a machine that replaces files that are open")
 	}
+	const replacements = 200
 	home := t.TempDir()
 	live, fresh, backup := filepath.Join(home, "devopsAgent"), filepath.Join(home, "new"), filepath.Join(home, "old")
 	write := func(path, text string) {
@@ -356,6 +355,27 @@ func TestSweep(t *testing.T) {
 		slices.Sort(stays)
 		if err != nil || !slices.Equal(names, stays) {
 			t.Errorf("left: %q, %v; want %q", names, err, stays)
+		}
+	}
+	for _, name := range []string{".jdk.1", ".jdk.2", ".jdk.3", ".jre.1", ".jre.x"} {
+		if err := plant(swap.Real(), filepath.Join(dir, name), "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(".jdk.2", filepath.Join(dir, "jdk")); err == nil {
+		if err := errors.Join(os.Symlink(".jdk.1", filepath.Join(dir, "jdk_9")), os.Symlink(".jre.x", filepath.Join(dir, "jre"))); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range [][]string{{".jdk.1", ".jdk.2", ".jre.1", ".jre.x", "jdk", "jdk_9", "jre"}, {".jdk.2", ".jre.1", ".jre.x", "jdk", "jre"}} {
+			if err := swap.Sweep(dir); err != nil {
+				t.Fatal(err)
+			}
+			names, err := swap.Real().ReadDir(dir)
+			names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(stays, name) })
+			if err != nil || !slices.Equal(names, want) {
+				t.Errorf("left: %q, %v; want %q", names, err, want)
+			}
+			_ = os.Remove(filepath.Join(dir, "jdk_9"))
 		}
 	}
 	if err := swap.Sweep(filepath.Join(dir, "missing")); err != nil {

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -52,42 +53,58 @@ func stale(changed, now time.Time) bool {
 }
 
 // Sweep removes what crashes left in dir, which may be missing: directories that were being deleted (".trash-*"),
-// temporary files of WriteFile and of copies older than ten minutes, and on Windows programs that ran when they were
-// replaced (".old-*") and do not any more. Nothing else is touched, and nothing below. The error joins those of all
-// that should be gone and is not; a program that still runs is none.
-func Sweep(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+// temporary files of WriteFile and of copies older than ten minutes, on Windows programs that ran when they were
+// replaced (".old-*") and do not any more; and directories that a link of Dir led to and none does any more. Nothing
+// else is touched, and nothing below. The error joins those of all that should be gone and is not; a program that still
+// runs is none.
+func Sweep(dir string) error { return SweepOn(Real(), dir) }
+
+// SweepOn is Sweep on the disk d.
+func SweepOn(d Disk, dir string) error {
+	if err := sweep(d, dir, time.Now()); err != nil {
 		return fmt.Errorf("sweep %s: %w", dir, err)
 	}
-	var errs []error
-	now := time.Now()
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		switch {
-		case isTrash(entry.Name()) && entry.IsDir():
-			err = removeTree(path)
-		case isOld(entry.Name()) && entry.Type().IsRegular():
-			_ = os.Remove(path)
-			continue
-		case isTemp(entry.Name(), "") && entry.Type().IsRegular():
-			info, ierr := entry.Info()
-			if ierr != nil || !stale(info.ModTime(), now) {
-				continue
-			}
-			err = os.Remove(path)
-		default:
-			continue
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("sweep %s: %w", dir, errors.Join(errs...))
-	}
 	return nil
+}
+
+func sweep(d Disk, dir string, now time.Time) error {
+	names, err := d.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	links, err := linksIn(d, dir, names)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		info, err := d.Lstat(path)
+		if err != nil {
+			continue // somebody was faster
+		}
+		switch {
+		case isTrash(name) && info.IsDir(), isLeft(path, links) && info.IsDir(),
+			isTemp(name, "") && info.Mode().IsRegular() && stale(info.ModTime(), now):
+			errs = append(errs, d.Remove(path))
+		case isOld(name) && info.Mode().IsRegular():
+			_ = d.Remove(path)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// isLeft tells whether the directory at path is one that a link of Dir led to before it was replaced. links are those
+// beside it, and where they lead.
+func isLeft(path string, links map[string]string) bool {
+	name := filepath.Base(path)
+	base := strings.TrimPrefix(strings.TrimSuffix(name, filepath.Ext(name)), ".")
+	live, ok := links[base]
+	if !ok || !isSlot(name, base) || !isSlot(filepath.Base(live), base) || filepath.Dir(live) != filepath.Dir(path) {
+		return false
+	}
+	return !slices.Contains(slices.Collect(maps.Values(links)), path)
 }
