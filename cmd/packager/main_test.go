@@ -175,6 +175,26 @@ func TestWhatAFileIsCanBeSaid(t *testing.T) {
 	}
 }
 
+// Two calls at once: the second one finds the file only when it writes.
+func TestAKeyIsNeverWrittenOver(t *testing.T) {
+	d := newDesk(t)
+	for _, there := range []string{"k", "k.pub"} {
+		path := d.at(there, "precious")
+		if _, err := writeKey(d.at("k"), ""); !errors.Is(err, os.ErrExist) {
+			t.Errorf("%v", err)
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
+			t.Errorf("%s: %q, %v", there, text, err)
+		}
+		if entries, err := os.ReadDir(d.dir); err != nil || len(entries) != 1 {
+			t.Errorf("%v, %v", entries, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestMistakesAtThePackager(t *testing.T) {
 	d := newDesk(t)
 	key := d.at("k")

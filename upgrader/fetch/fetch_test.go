@@ -596,6 +596,46 @@ func TestAServerThatDripsIsLeft(t *testing.T) {
 	})
 }
 
+// stubborn is a body that does not mind being closed.
+type stubborn struct{}
+
+func (stubborn) Read(b []byte) (int, error) {
+	<-time.After(time.Second)
+	return copy(b, "x"), nil
+}
+func (stubborn) Close() error { return nil }
+
+func TestTimeIsUpAlsoForThoseWhoDoNotListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		_, err := File(t.Context(), Request{Name: "f", Path: path}, func(context.Context, int64, string) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: stubborn{}, ContentLength: -1}, nil
+		})
+		var limit *LimitError
+		if took := time.Since(begin); !errors.As(err, &limit) || took > DefaultLimit+time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
+func TestRestFrom(t *testing.T) {
+	for header, want := range map[string]int64{
+		"bytes 10-99/100": 90, " bytes 10-10/11 ": 1, "bytes 10-99/*": 90,
+		"bytes 10-99/101": -1, "bytes 10-99/99": -1, "bytes 9-99/100": -1, "bytes 11-99/100": -1, "bytes 10-9/10": -1, "bytes 10-99": -1, "bytes 10/100": -1,
+		"bytes */100": -1, "10-99/100": -1, "bytes 10-99/": -1, "bytes 10--99/100": -1, "bytes +10-99/100": -1, "": -1,
+		"bytes 10-9223372036854775807/9223372036854775808": -1,
+	} {
+		size, ok := restFrom(10, header, true)
+		if ok != (want >= 0) || ok && size != want {
+			t.Errorf("%q: %d, %v", header, size, ok)
+		}
+	}
+	if _, ok := restFrom(10, "bytes 10-99/*", false); ok {
+		t.Error("without a digest nobody can tell where the file ends")
+	}
+}
+
 func TestWhoeverCancelsIsTold(t *testing.T) {
 	data := content(100_000)
 	s := serve(t, hold(50_000, data))
