@@ -62,13 +62,13 @@ type upgrading struct {
 // replace does everything that needs total-lock.
 func (u *upgrading) replace(ctx context.Context) error {
 	found, err := u.Journal.Current()
-	if err != nil || found.State != journal.None && found.State != journal.Trial {
-		result, err := u.Finish(ctx)
-		if err != nil {
+	if err != nil || found.State != journal.None {
+		if _, err := u.Finish(ctx); err != nil {
 			return err
 		}
-		if found.State == journal.Ready {
-			return u.handOver(ctx, result.Record)
+		u.replaced = found.State == journal.Ready
+		if err == nil && u.OnTrial() { // a keeper that was faster has put everything into place, but itself
+			return u.handOver(ctx, found.Record)
 		}
 	}
 	items, err := u.inTmp()
@@ -94,13 +94,13 @@ func (u *upgrading) replace(ctx context.Context) error {
 	if _, err := u.Finish(ctx); err != nil {
 		return err
 	}
+	u.replaced = true
 	return u.handOver(ctx, record)
 }
 
 // handOver sees to it that the new programs are watched, and the new devopsDaemon started.
 func (u *upgrading) handOver(ctx context.Context, record *journal.Record) error {
-	u.replaced = true
-	if record == nil || !u.OnTrial() {
+	if !u.OnTrial() {
 		return nil
 	}
 	_, daemon := record.Of(journal.Daemon)

@@ -14,6 +14,9 @@ import (
 const (
 	versionLimit = 30 * time.Second // for a program to say its version
 	mostVersion  = 256              // bytes of it
+
+	busyTries = 20 // of a program that somebody still has open for writing: a process that was just forked, for instance
+	busyPause = 50 * time.Millisecond
 )
 
 // Version asks a program for its version: what "version" makes it print, one line (protocol §3.1). A program that cannot be
@@ -21,16 +24,28 @@ const (
 func Version(ctx context.Context, program string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, versionLimit, fmt.Errorf("no answer within %v", versionLimit))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "version")
-	cmd.Env = Environ()
-	cmd.WaitDelay = time.Second
 	said := &limited{left: mostVersion + 1}
-	cmd.Stdout = said
-	if err := cmd.Run(); err != nil {
+	for try := 0; ; try++ {
+		cmd := exec.CommandContext(ctx, program, "version")
+		cmd.Env = Environ()
+		cmd.WaitDelay = time.Second
+		cmd.Stdout = said
+		err := cmd.Run()
+		if err == nil {
+			break
+		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return "", fmt.Errorf("ask %s for its version: %w", program, err)
+		if !busy(err) || try == busyTries {
+			return "", fmt.Errorf("ask %s for its version: %w", program, err)
+		}
+		timer := time.NewTimer(busyPause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
 	version := strings.TrimSpace(said.String())
 	if version == "" || said.left == 0 || strings.ContainsAny(version, "\r\n\x00") {
