@@ -44,9 +44,9 @@ func refusedNames(t *testing.T) (all []attack) {
 		"a\xff": ErrName,
 		"CON":   ErrReserved, "nul": ErrReserved, "d/Aux.txt": ErrReserved, "com1": ErrReserved, "LPT9.tar.gz": ErrReserved, "COM¹": ErrReserved,
 		"prn /x": ErrName, "nul .txt": ErrReserved, "CONIN$": ErrReserved, "conout$": ErrReserved, "com0": ErrReserved, "con/x": ErrReserved,
-		strings.Repeat("n", 256):          ErrLong,
-		strings.Repeat("d/", 65) + "x":    ErrLong,
-		strings.Repeat("dd/", 1400) + "x": ErrLong,
+		strings.Repeat("n", 256):                               ErrLong,
+		strings.Repeat("d/", 65) + "x":                         ErrLong,
+		strings.Repeat(strings.Repeat("d", 250)+"/", 17) + "x": ErrLong,
 	} {
 		all = append(all, named(t, fmt.Sprintf("name %.40q", name), Limits{}, name, reason, one{name: "good"}, one{name: name, body: "evil"})...)
 	}
@@ -86,6 +86,7 @@ func refusedLinks(t *testing.T) (all []attack) {
 	all = append(all, named(t, "out through a link", Limits{}, "p/q/r/out", ErrLink, link("p/q/r/up", "../../.."), link("p/q/r/out", "up/../x"))...)
 	all = append(all, named(t, "out through a link, listed later", Limits{}, "p/q/r/out", ErrLink, link("p/q/r/out", "up/../x"), link("p/q/r/up", "../../.."))...)
 	all = append(all, named(t, "out through a link in other letters", Limits{}, "p/q/r/out", ErrLink, link("p/q/r/up", "../../.."), link("p/q/r/out", "UP/../x"))...)
+	all = append(all, named(t, "out by its text alone", Limits{}, "out", ErrLink, link("deep", "p/q"), one{name: "p/q/f"}, link("out", "deep/../../p"))...)
 	all = append(all, named(t, "out through three links", Limits{}, "p/q/r/out", ErrLink,
 		link("p/q/r/one", "two"), link("p/q/r/two", "../../three"), link("p/three", ".."), link("p/q/r/out", "one/../x"))...)
 	all = append(all, named(t, "a file through a link", Limits{}, "l/x", ErrClash, one{name: "d/"}, link("l", "d"), one{name: "l/x"})...)

@@ -127,9 +127,6 @@ func (u *unpacking) addZip(ctx context.Context, f *zip.File) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f.UncompressedSize64 > maxPath {
-			return nil, u.refuse(f.Name, ErrLong, errors.New("so is what the link leads to"))
-		}
 		content, err := openZip(f)
 		if err != nil {
 			return nil, u.damage(ctx, f.Name, err)
