@@ -362,8 +362,9 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(".jdk.2", filepath.Join(dir, "jdk")); err == nil {
-		if err := errors.Join(os.Symlink(".jdk.1", filepath.Join(dir, "jdk_9")), os.Symlink(".jre.x", filepath.Join(dir, "jre"))); err != nil {
+	link := func(target, name string) error { return swap.Real().Symlink(target, filepath.Join(dir, name)) }
+	if err := link(".jdk.2", "jdk"); !errors.Is(err, errors.ErrUnsupported) {
+		if err := errors.Join(err, link(".jdk.1", "jdk_9"), link(".jre.x", "jre")); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range [][]string{{".jdk.1", ".jdk.2", ".jre.1", ".jre.x", "jdk", "jdk_9", "jre"}, {".jdk.2", ".jre.1", ".jre.x", "jdk", "jre"}} {
@@ -380,9 +381,6 @@ func TestSweep(t *testing.T) {
 	}
 	if err := swap.Sweep(filepath.Join(dir, "missing")); err != nil {
 		t.Error(err)
-	}
-	if err := swap.Sweep(filepath.Join(dir, ".agent.properties")); err == nil {
-		t.Error("a file was swept")
 	}
 }
 

@@ -225,6 +225,9 @@ func TestErrorsAreThoseOfARealDisk(t *testing.T) {
 				d.Write(dir+"/g", []byte("G"), 0o600), d.Write(dir+"/d/x", nil, 0o600))
 		}
 		got, want := c(model, dir), c(swap.Real(), dir)
+		if errors.Is(want, swap.ErrNoExchange) {
+			continue // there is none to compare with
+		}
 		if (got == nil) != (want == nil) {
 			t.Errorf("%s: %v; a real disk: %v", name, got, want)
 		}
