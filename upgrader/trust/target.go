@@ -23,23 +23,24 @@ func programs() []string {
 
 // TargetOf says what BK-CI hands out under a name (protocol §1.6.6): upgrade/devopsAgent_linux_arm64, jar/worker-agent.jar,
 // jre/macos/jdk17.zip, script/linux/agent_docker_init.sh. Directories in front of these do not matter, and programs and the jar
-// need none. Windows programs are for amd64: their names have no room for another. A name that says too little is an error.
+// need none. A JDK has the name of a zip here, also as tar.gz. Windows programs are for amd64: their names have no room for another. A name that says too little is an error.
 func TargetOf(name string) (Target, error) {
 	name = strings.ReplaceAll(name, `\`, "/")
 	base, parent := path.Base(name), path.Base(path.Dir(name))
 	switch base {
 	case "worker-agent.jar":
 		return Target{base, Any, Any}, nil
-	case "jre.zip", "jdk.zip", "jdk17.zip":
+	case "jre.zip", "jdk.zip", "jdk17.zip", "jre.tar.gz", "jdk.tar.gz", "jdk17.tar.gz":
 		goos, arch, found := strings.Cut(parent, "_")
 		if !found {
 			arch = "amd64"
 		}
 		if goos, ok := system(goos); ok && word(arch) {
-			if base == "jre.zip" {
-				base = "jdk.zip"
+			local := "jdk.zip"
+			if strings.HasPrefix(base, "jdk17.") {
+				local = "jdk17.zip"
 			}
-			return Target{base, goos, arch}, nil
+			return Target{local, goos, arch}, nil
 		}
 		return Target{}, &nameError{name}
 	case "agent_docker_init.sh":

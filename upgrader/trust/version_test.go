@@ -120,6 +120,8 @@ func TestTargetOf(t *testing.T) {
 		"worker-agent.jar":                       {"worker-agent.jar", Any, Any},
 		"jre/linux/jre.zip":                      {"jdk.zip", "linux", "amd64"},
 		"/srv/jre/linux_arm64/jdk17.zip":         {"jdk17.zip", "linux", "arm64"},
+		"jre/linux/jdk17.tar.gz":                 {"jdk17.zip", "linux", "amd64"},
+		"jre/macos/jre.tar.gz":                   {"jdk.zip", "darwin", "amd64"},
 		"jre/macos_arm64/jdk17.zip":              {"jdk17.zip", "darwin", "arm64"},
 		"jre/windows/jdk17.zip":                  {"jdk17.zip", "windows", "amd64"},
 		"script/linux/agent_docker_init.sh":      {"agent_docker_init.sh", "linux", Any},
