@@ -30,7 +30,7 @@ func (c *changes) begin() bool {
 	if c.busy || c.now.Phase == control.OnTrial {
 		return false
 	}
-	c.busy = true
+	c.busy, c.now.Refused = true, ""
 	return true
 }
 

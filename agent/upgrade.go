@@ -355,8 +355,9 @@ func (a *Agent) UpgradeFrom(dir string, force bool) error {
 		return fmt.Errorf("upgrade from %q: not an absolute path", dir)
 	case !order.Any():
 		return &upgrader.EmptyError{From: dir, System: a.GOOS + "/" + a.GOARCH}
-	case !force && (mode == config.UpgradeOff || mode == config.UpgradePackage && order.Only() != order):
-		return &modeError{mode}
+	}
+	if err := MayReplace(mode, order, force); err != nil {
+		return err
 	}
 	return a.begin(func(ctx context.Context) (stays bool, err error) {
 		defer a.removeOffered(dir)
@@ -378,6 +379,14 @@ func (a *Agent) UpgradeFrom(dir string, force bool) error {
 		}
 		return a.replace(ctx, s, a.plan(journal.FromFile, ""), release)
 	})
+}
+
+// MayReplace says why upgrade.mode forbids an operator to have parts replaced, nil when it does not.
+func MayReplace(mode config.UpgradeMode, o upgrader.Order, force bool) error {
+	if !force && (mode == config.UpgradeOff || mode == config.UpgradePackage && o.Only() != o) {
+		return &modeError{mode}
+	}
+	return nil
 }
 
 var errNothingNew = errors.New("everything in it is here already")

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -14,7 +15,10 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/service/proc"
 )
@@ -136,3 +140,83 @@ func joinSession(base string) error {
 
 // quoted is a word of a command line as a shell takes it.
 func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
+
+// handOver copies files of ours into a new directory below tmp/ of a home that belongs to another account, and gives them to that. It
+// goes by open directories, so that the account cannot lead us anywhere else.
+func handOver(inst *service.Installation, from, name string) (err error) {
+	info, err := os.Stat(inst.Home)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.New("the owner of " + inst.Home + " cannot be found out")
+	}
+	root, err := os.OpenRoot(inst.Home)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	if err := root.Mkdir("tmp", 0o700); err == nil {
+		if err := root.Lchown("tmp", int(owner.Uid), int(owner.Gid)); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := root.Mkdir("tmp/"+name, 0o700); err != nil {
+		return err
+	}
+	dir, err := root.OpenRoot("tmp/" + name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := copyInto(dir, entry.Name(), filepath.Join(from, entry.Name()), owner); err != nil {
+			return err
+		}
+	}
+	self, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(self.Chown(int(owner.Uid), int(owner.Gid)), self.Close())
+}
+
+func copyInto(dir *os.Root, name, from string, owner *syscall.Stat_t) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chown(int(owner.Uid), int(owner.Gid)), out.Close())
+}
+
+// stderrBefore takes the descriptor over that was standard error before a version on trial got a file in its place (upgrader start).
+// It returns what brings it back, nil when there is none.
+func stderrBefore() (restore func()) {
+	text := os.Getenv(recovery.EnvStderr)
+	if text == "" {
+		return nil
+	}
+	_ = os.Unsetenv(recovery.EnvStderr) // builds have none of this
+	fd, err := strconv.Atoi(text)
+	if err != nil || fd < 3 {
+		return nil
+	}
+	unix.CloseOnExec(fd)
+	return func() {
+		_ = dup(fd, 2) // without it, standard error remains that file
+		_ = unix.Close(fd)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"github.com/devops-agent/devops-agent/service"
@@ -33,3 +34,9 @@ func quoted(word string) string { return `"` + word + `"` }
 
 // joinSession: there is no such thing here.
 func joinSession(string) error { return nil }
+
+// handOver is never needed: there are no homes of others.
+func handOver(*service.Installation, string, string) error { return errors.ErrUnsupported }
+
+// stderrBefore: nothing takes standard error away here.
+func stderrBefore() (restore func()) { return nil }

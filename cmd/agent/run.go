@@ -16,6 +16,7 @@ import (
 	"github.com/devops-agent/devops-agent/agent"
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
 )
 
@@ -23,6 +24,7 @@ import (
 func runAgent(ctx context.Context, home string, debugging, stderr bool, umask int) (err error) {
 	notify, deaf := service.NewNotifier() // before anything is started that could inherit its variables
 	signals := catch(ctx)                 // and never let go of: a hang-up at the very end would be one too many
+	proved := stderrBefore()
 	inst, err := open(home)
 	if err != nil {
 		return err
@@ -59,8 +61,8 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
 	}
 	err = serve(ctx, agent.Options{
-		Installation: inst, Programs: programs(), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
-		Umask: umask, Log: log.Logger, Notify: notify,
+		Installation: inst, Programs: programs(inst.Home), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		Umask: umask, Log: log.Logger, Notify: notify, Proved: proved,
 		SetLevel: func(level slog.Level) {
 			if debugging {
 				level = min(level, slog.LevelDebug)
@@ -76,14 +78,20 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 	return err
 }
 
-// programs is the directory that this program really lies in: that of home, or of a package.
-func programs() string {
+// programs is the directory of the package's programs, which home may lack: the one that this program really lies in, or, for a
+// program of home, the one that its keeper named. A version in home has been adopted from there, or came with an upgrade.
+func programs(home string) string {
+	vendor := os.Getenv(recovery.EnvVendor)
+	_ = os.Unsetenv(recovery.EnvVendor) // builds have none of this
 	path, err := os.Executable()
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
 	}
 	if err != nil {
-		return ""
+		return vendor
+	}
+	if resolved, err := filepath.EvalSymlinks(home); vendor != "" && err == nil && resolved == filepath.Dir(path) {
+		return vendor
 	}
 	return filepath.Dir(path)
 }

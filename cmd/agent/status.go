@@ -236,11 +236,7 @@ func (r *report) text(coloured bool) string {
 		line("disk", "%s free in %s (%s needed)", size(disk.Free), disk.Path, size(disk.Needed))
 	}
 	if a := r.Agent; a != nil {
-		pending := ""
-		if a.Upgrade.Pending != "" {
-			pending = "; pending: " + a.Upgrade.Pending
-		}
-		line("upgrades", "%s%s", or(a.Upgrade.Mode, "server"), pending)
+		r.upgradeLines(line)
 		for _, o := range a.Overrides {
 			line("agent.toml", "%s = %s (in place of %s)", o.Setting, o.Value, o.Key)
 		}
@@ -300,6 +296,42 @@ func (r *report) agentLines(line func(name, format string, args ...any)) {
 	line("slots", "%d of %s, docker %d of %s", a.Slots.Running, limit(a.Slots.Parallel), a.Slots.DockerRunning, limit(a.Slots.DockerParallel))
 	if a.Debug {
 		line("debug", "on: no upgrades")
+	}
+}
+
+// upgradeLines say what is going on, what the server wants, and how the last upgrade ended.
+func (r *report) upgradeLines(line func(name, format string, args ...any)) {
+	u := r.Agent.Upgrade
+	text := or(u.Mode, "server")
+	if u.Pending != "" {
+		text += "; pending: " + u.Pending
+	}
+	line("upgrades", "%s", text)
+	if u.Phase != "" {
+		text = string(u.Phase)
+		if u.To != "" {
+			text += ": " + u.To
+		}
+		if u.Since != nil {
+			text += " since " + length(r.Time.Sub(*u.Since))
+		}
+		if u.Starts > 1 {
+			text += fmt.Sprintf(", start %d", u.Starts)
+		}
+		line("upgrade now", "%s", text)
+	}
+	if u.Refused != "" {
+		line("not upgraded", "%s", u.Refused)
+	}
+	if u.Last != nil {
+		text = u.Last.State + " " + clock(u.Last.Ended)
+		if u.Last.To != "" {
+			text = u.Last.To + ", " + text
+		}
+		if u.Last.Reason != "" {
+			text += ": " + u.Last.Reason
+		}
+		line("last upgrade", "%s", text)
 	}
 }
 
