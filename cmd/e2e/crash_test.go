@@ -102,6 +102,9 @@ func newSite(t *testing.T, keeper string, seed uint64, y *tally, volume *volume)
 			}
 		}
 	}
+	if out, err := exec.Command("sync", "-f", s.home.Dir).CombinedOutput(); err != nil { // what is laid out is not what is tested
+		t.Fatalf("%v: %s", err, out)
+	}
 	var err error
 	if s.output, err = os.OpenFile(s.home.LabPath("keeper"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		t.Fatal(err)
