@@ -23,7 +23,8 @@ func programs() []string {
 
 // TargetOf says what BK-CI hands out under a name (protocol §1.6.6): upgrade/devopsAgent_linux_arm64, jar/worker-agent.jar,
 // jre/macos/jdk17.zip, script/linux/agent_docker_init.sh. Directories in front of these do not matter, and programs and the jar
-// need none. A JDK has the name of a zip here, also as tar.gz. Windows programs are for amd64: their names have no room for another. A name that says too little is an error.
+// need none. A JDK is a zip by name, also when it is a tar.gz. Windows programs are for amd64: their names have no room for
+// anything else. A name that says too little is an error.
 func TargetOf(name string) (Target, error) {
 	name = strings.ReplaceAll(name, `\`, "/")
 	base, parent := path.Base(name), path.Base(path.Dir(name))
