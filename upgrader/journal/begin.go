@@ -267,7 +267,10 @@ func (j *Journal) stageTree(id string, item Item) (*Move, error) {
 
 // keptTree names the place of an old directory: jdk_<when it was made>.
 func (j *Journal) keptTree(live, fresh string, info fs.FileInfo) (string, error) {
-	base, at := live, max(info.ModTime().Unix(), 0)
+	base, at := live, info.ModTime().Unix()
+	if at < firstStamp || at > lastNumber { // of an archive that has no times
+		at = j.now().Unix()
+	}
 	if m := stamped.FindStringSubmatch(live); m != nil { // protocol §4.5: jdk1718000000 is a jdk
 		base = m[1]
 	}

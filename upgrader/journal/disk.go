@@ -20,8 +20,6 @@ type disk interface {
 	Sum(path string) (string, error)
 	// Tail is the end of the file at path, at most so many bytes.
 	Tail(path string, most int64) ([]byte, error)
-	// Sweep is swap.Sweep.
-	Sweep(dir string) error
 }
 
 // realDisk is the disk of this machine. What root makes in somebody else's home belongs to that account.
@@ -73,9 +71,6 @@ func (realDisk) Tail(path string, most int64) (_ []byte, err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	return io.ReadAll(io.NewSectionReader(f, max(info.Size()-most, 0), most))
 }
-
-// Sweep removes what crashes left.
-func (realDisk) Sweep(dir string) error { return swap.Sweep(dir) }
 
 // Mkdir makes a directory that belongs to home's owner. It takes no link for one: somebody else may have put it there.
 func (d realDisk) Mkdir(path string, mode fs.FileMode) error {

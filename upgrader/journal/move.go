@@ -232,22 +232,26 @@ func (j *Journal) undo(f Found, c cause) (Result, error) {
 	how := TakenBack
 	if f.State == Cancelling {
 		how = Failed
+		j.unshelve(f.Record)
 	}
 	ended := j.end(f.Record, how, c)
 	for _, m := range f.Record.Moves {
 		for _, name := range []string{m.Fresh, m.Kept} {
-			if m.Tree && name != "" && j.marked(j.at(name), f.Record.ID) {
-				j.drop(j.at(name))
+			if m.Tree && name != "" {
+				j.dropMarked(name, f.Record.ID)
 			}
 		}
 	}
 	j.drop(j.in(f.Record.ID, "new"), j.in(f.Record.ID, "old")) // what is live has them
-	return j.close(f, ended)
+	result, err := j.close(f, ended)
+	if err == nil {
+		j.Sweep()
+	}
+	return result, err
 }
 
 // settle puts the late parts into place and drops what is not needed any more.
 func (j *Journal) settle(f Found) (Result, error) {
-	ended := j.outline(f.Record)
 	for _, m := range f.Record.Moves {
 		if !m.late() {
 			continue
@@ -256,14 +260,10 @@ func (j *Journal) settle(f Found) (Result, error) {
 			j.log.Error("Part of an upgrade not replaced; the old one works on", "upgrade", f.Record.ID, "part", string(m.Part), "err", err)
 		}
 	}
-	ended = *j.end(f.Record, Settled, cause{})
+	ended := j.end(f.Record, Settled, cause{})
 	j.drop(j.in(f.Record.ID, "new"))
-	for _, m := range f.Record.Moves {
-		if m.Kept != "" && !m.Tree && !ended.keeps(m.Kept) {
-			j.drop(j.at(m.Kept))
-		}
-	}
-	result, err := j.close(f, &ended)
+	j.dropOld(ended)
+	result, err := j.close(f, ended)
 	if err == nil {
 		j.Sweep()
 	}

@@ -6,14 +6,22 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
 // stamped is the name of a directory of a JDK that says when it was made, as ours and those of both generations of BK-CI's agent
 // do (protocol §4.5).
 var stamped = regexp.MustCompile(`^(jdk17|jdk|jre)[-_]?[0-9]{9,11}$`)
 
+// firstStamp is the first second whose number has as many digits as that needs: in 1973.
+const firstStamp = 100_000_000
+
 // ours is a stamped name that only we give.
 var ours = regexp.MustCompile(`^(jdk17|jdk|jre)_[0-9]{9,11}$`)
+
+// slot is what swap.Dir calls a directory that a link leads to.
+var slot = regexp.MustCompile(`^\.(jdk|jre)[0-9A-Za-z._+-]*\.[0-9]+$`)
 
 // Sweep removes what ended upgrades have left and nobody uses any more: old directories of a JDK, programs older than those kept
 // for a rollback, old history, and what a crash left half done.
@@ -45,8 +53,8 @@ func (j *Journal) Sweep() {
 				a.Parts[i].Backup = ""
 			}
 			changed = true
-		case !a.hasBackup():
-			j.drop(j.in(a.ID, "old"))
+		default:
+			j.dropOld(&a)
 		}
 		j.drop(j.in(a.ID, "new"))
 		if n >= mostAttempts && len(a.Leftover) == 0 && !a.Untold && a.State != TakenBack && !a.hasBackup() || n >= 3*mostAttempts {
@@ -64,9 +72,26 @@ func (j *Journal) Sweep() {
 	j.tidy(j.home)
 }
 
+// dropOld removes the old files of an attempt that are not kept for a rollback.
+func (j *Journal) dropOld(a *Attempt) {
+	if !a.hasBackup() {
+		j.drop(j.in(a.ID, "old"))
+		return
+	}
+	names, err := j.disk.ReadDir(j.in(a.ID, "old"))
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		if !a.keeps(oldPath(a.ID, name)) {
+			j.drop(j.in(a.ID, "old", name))
+		}
+	}
+}
+
 // tidy removes what single replacements have left in a directory.
 func (j *Journal) tidy(dir string) {
-	if err := j.disk.Sweep(dir); err != nil {
+	if err := swap.SweepOn(j.disk, dir); err != nil {
 		j.log.Warn("Left-overs of upgrades stay", "err", err)
 	}
 }
@@ -97,6 +122,12 @@ func (j *Journal) usefulBackups(list []Attempt) map[string]bool {
 func (j *Journal) dropLeftovers(a *Attempt) bool {
 	still := slices.DeleteFunc(slices.Clone(a.Leftover), j.dropTree)
 	changed := len(still) != len(a.Leftover)
+	if changed {
+		if err := j.disk.Sync(j.home); err != nil {
+			j.log.Warn("Left-overs of upgrades stay", "err", err)
+			return false // not forgotten before it is certain that they are gone
+		}
+	}
 	a.Leftover = still
 	return changed
 }
@@ -143,6 +174,19 @@ func (j *Journal) SweepTrees(live ...string) {
 			j.dropTree(name)
 		}
 	}
+}
+
+// dropMarked removes a new directory of an upgrade that did not stay; where it has become a link (see swap.Dir), what that leads to
+// as well, and first: a link to nothing is found again, a directory without a link is not.
+func (j *Journal) dropMarked(name, id string) {
+	path := j.at(name)
+	if !j.marked(path, id) {
+		return
+	}
+	if target, err := j.disk.Readlink(path); err == nil && slot.MatchString(target) {
+		j.drop(j.path(target))
+	}
+	j.drop(path)
 }
 
 // isTarget reports whether a link in home leads to a name in home, or to below it.

@@ -31,17 +31,19 @@ type Vendor struct {
 
 // shelf is what home knows of the package's programs: upgrade/vendor.json.
 type shelf struct {
-	Size    int64    `json:"size"` // of the agent's program when it was looked at last
+	Size    int64    `json:"size"`    // of the agent's program when it was looked at last
 	Changed int64    `json:"changed"` // in nanoseconds
 	Inode   uint64   `json:"inode,omitempty"`
 	Sum     string   `json:"sha256"`
 	Last    string   `json:"adopted,omitempty"` // the one that was adopted last
 	Settled []string `json:"decided,omitempty"` // those that were adopted, or decided against, in mode server
+	Failed  int      `json:"failed,omitempty"`  // times that Sum could not be put into place
 }
 
 const (
 	shelfFile   = "vendor.json"
 	mostSettled = 200
+	mostFailed  = 3
 )
 
 func (j *Journal) readShelf() shelf {
@@ -72,8 +74,11 @@ func (j *Journal) writeShelf(s shelf) error {
 
 // Adopt takes the package's programs over into home when home has none, or when the package has another version than before and
 // the mode allows it: then an upgrade is begun, and Recover carries it out. A version is decided on once: what was rolled
-// back stays so. It reports whether there is something for Recover to do.
+// back stays so. It reports whether there is something for Recover to do. A mode that is none of ours is ModeServer.
 func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
+	if v.Mode != ModePackage && v.Mode != ModeOff {
+		v.Mode = ModeServer
+	}
 	program := filepath.Join(v.Dir, Place(Agent, j.goos))
 	info, err := j.disk.Lstat(program)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,6 +99,7 @@ func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
 		if s.Sum, err = j.disk.Sum(program); err != nil {
 			return false, fmt.Errorf("look at the package's programs: %w", err)
 		}
+		s.Failed = 0
 	}
 	adopt, from, to := first, "", ""
 	if !first {
@@ -107,16 +113,51 @@ func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
 			return false, err
 		}
 	}
-	switch {
-	case adopt:
+	if adopt {
 		s.Last = s.Sum
-		fallthrough
-	case v.Mode == ModeServer:
-		if !slices.Contains(s.Settled, s.Sum) {
-			s.Settled = append(s.Settled, s.Sum)
+	}
+	if (adopt || v.Mode == ModeServer) && !slices.Contains(s.Settled, s.Sum) {
+		s.Settled = append(s.Settled, s.Sum)
+	}
+	if err := j.writeShelf(s); err != nil && !begun {
+		return false, err
+	} else if err != nil { // history knows it as well
+		j.log.Warn("Adoption not noted", "err", err)
+	}
+	return begun, nil
+}
+
+// unshelve lets a version of the package be adopted again that could not be put into place.
+func (j *Journal) unshelve(r *Record) {
+	m, ok := r.Of(Agent)
+	s := j.readShelf()
+	if !ok || r.Kind != FromVendor || s.Sum != m.New || s.Failed >= mostFailed {
+		return
+	}
+	s.Failed++
+	s.Last = ""
+	s.Settled = slices.DeleteFunc(s.Settled, func(sum string) bool { return sum == m.New })
+	if err := j.writeShelf(s); err != nil {
+		j.log.Warn("Version of the package will not be adopted again", "err", err)
+	}
+}
+
+// adopted finds a settled adoption of a version in the history; last, only if none of another version came later.
+func (j *Journal) adopted(sum string, last bool) (bool, error) {
+	list, err := j.History()
+	if err != nil {
+		return false, err
+	}
+	for _, a := range list {
+		c, ok := a.of(Agent)
+		if !ok || a.Kind != FromVendor || a.State != Settled {
+			continue
+		}
+		if c.New == sum || last {
+			return c.New == sum, nil
 		}
 	}
-	return begun, j.writeShelf(s)
+	return false, nil
 }
 
 // wanted decides whether a version of the package is to run (design: home and vendor).
@@ -135,6 +176,9 @@ func (j *Journal) wanted(ctx context.Context, v Vendor, s shelf, program, live s
 	}
 	if bad, err := j.Bad(Agent, s.Sum); err != nil || bad != nil {
 		return false, "", "", err
+	}
+	if done, err := j.adopted(s.Sum, v.Mode == ModePackage); err != nil || done {
+		return false, "", "", err // there was no room to note it on the shelf
 	}
 	if to, err = v.Version(ctx, program); err != nil {
 		return false, "", "", fmt.Errorf("ask the package's agent for its version: %w", err)
