@@ -159,10 +159,11 @@ type release struct {
 	Release
 	files    map[string]ReleaseFile
 	programs bool // for at least one platform
+	known    map[platform]publication
 }
 
 func newRelease(r Release) *release {
-	made := &release{Release: r, files: make(map[string]ReleaseFile, len(r.Files))}
+	made := &release{Release: r, files: make(map[string]ReleaseFile, len(r.Files)), known: make(map[platform]publication)}
 	for _, f := range r.Files {
 		made.files[f.Name] = f
 		made.programs = made.programs || programName.MatchString(f.Name)
@@ -172,13 +173,32 @@ func newRelease(r Release) *release {
 
 func (r *release) has(name string) bool { _, found := r.files[name]; return found }
 
+// platform is a system and an architecture as an agent reports them.
+type platform struct{ system, arch string }
+
 // published is what a release has for a platform. One with programs is nothing to a platform whose programs it lacks: an
-// agent does not get half of a version.
-func (r *release) published(system, arch string) (p publication) {
+// agent does not get half of a version. Call it with the server's lock held.
+func (r *release) published(system, arch string) publication {
 	if r == nil || system == "" {
-		return p
+		return publication{}
 	}
-	if r.has(programFile("devopsAgent", system, arch)) {
+	on := platform{system, arch}
+	p, known := r.known[on]
+	if !known {
+		if len(r.known) >= maxPlatforms {
+			clear(r.known) // agents say what they like
+		}
+		p = r.publish(on)
+		r.known[on] = p
+	}
+	return p
+}
+
+// maxPlatforms bounds what is remembered of platforms; there are seven that have names (protocol §1.6.6).
+const maxPlatforms = 64
+
+func (r *release) publish(on platform) (p publication) {
+	if r.has(programFile("devopsAgent", on.system, on.arch)) {
 		p.agent = r.Version
 	} else if r.programs {
 		return p
@@ -186,10 +206,10 @@ func (r *release) published(system, arch string) (p publication) {
 	if r.has(workerFile) {
 		p.worker = r.Worker
 	}
-	if r.has(jdkFile("jdk17.zip", system, arch)) || r.has(jdkFile("jre.zip", system, arch)) {
+	if r.has(jdkFile("jdk17.zip", on.system, on.arch)) || r.has(jdkFile("jre.zip", on.system, on.arch)) {
 		p.jdk = r.JDK
 	}
-	p.dockerInit = r.files["script/"+system+"/agent_docker_init.sh"].MD5
+	p.dockerInit = r.files["script/"+on.system+"/agent_docker_init.sh"].MD5
 	return p
 }
 

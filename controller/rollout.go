@@ -40,6 +40,9 @@ const (
 	Reverted    MemberState = "reverted"    // it reports what it had
 )
 
+// recount is how often agents are looked at for a rollout in which nothing goes on.
+const recount = 5 * time.Second
+
 // maxOffers is how often one agent is offered the same release before it counts as unable to take it.
 const maxOffers = 10
 
@@ -118,7 +121,8 @@ type rollout struct {
 	tried   int                 // canaries
 	trying  int                 // canaries under way
 	survey  survey
-	from    int // of the window, minutes of the day
+	counted time.Time // when all agents were looked at last
+	from    int       // of the window, minutes of the day
 	until   int
 	dirty   map[string]bool // rows that the disk refused; "" is the rollout's own
 }
@@ -674,6 +678,9 @@ func (s *Server) hostOf(id string) string {
 
 // replace takes older rollouts out of force that a newer one, which is done, covers in full.
 func (s *Server) replace(by *rollout) {
+	if by.State != Done {
+		return
+	}
 	for _, r := range s.rollouts {
 		if r.ID >= by.ID || !r.inForce() || r.busy > 0 || r.tally[Reverting] > 0 {
 			continue
@@ -752,12 +759,24 @@ func (s *Server) lapseRollouts(now time.Time) {
 				}
 			}
 		}
-		s.count(r)
-		s.advance(r, now)
-		if r.State == Done {
+		if r.due(now) {
+			s.count(r)
+			r.counted = now
 			s.replace(r)
 		}
+		s.advance(r, now)
 	}
+}
+
+// due reports whether all agents must be counted again: at every tick while something goes on, now and then after that.
+func (r *rollout) due(now time.Time) bool {
+	switch r.State {
+	case InCanary, Rolling:
+		return true
+	case RolledBack:
+		return r.tally[Reverting] > 0
+	}
+	return now.Sub(r.counted) >= recount
 }
 
 // lapseMember applies the limits of one agent that is under way.

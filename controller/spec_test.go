@@ -98,7 +98,8 @@ func FuzzRequestBodies(f *testing.F) {
 		{"POST", agentPrefix + "/upgradeNew"}, {"POST", agentPrefix + "/workerBuildFinish"}, {"PUT", agentPrefix + "/agents/pipelines"},
 		{"POST", buildPrefix + "/worker/complete"}, {"POST", buildPrefix + "/worker/end"}, {"POST", buildPrefix + "/worker/heartbeat/v1"},
 		{"POST", buildPrefix + "/worker/submit_error"}, {"POST", buildPrefix + "/logs/multi"}, {"POST", buildPrefix + "/logs"},
-		{"POST", "/api/v1/builds"}, {"POST", "/api/v1/agents"},
+		{"POST", "/api/v1/builds"}, {"POST", "/api/v1/agents"}, {"POST", "/api/v1/rollouts"}, {"POST", "/api/v1/releases"},
+		{"POST", "/session"},
 	}
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
 		c := calls[int(which)%len(calls)]

@@ -63,17 +63,17 @@ type robot struct {
 
 func (w *world) robot(labels ...string) *robot {
 	w.t.Helper()
-	w.unspaced()
 	r := &robot{machine: w.imported(NewAgent{Labels: labels}), agent: "v1.0.0", jdk: []string{"a", "b", "c"}}
+	r.unspaced()
 	r.poll()
 	return r
 }
 
-// unspaced lets agents ask as often as they like: a bubble's time stands still between two calls.
-func (w *world) unspaced() {
-	if w.server.opts.AskSpacing != 0 {
-		w.server.opts.AskSpacing, w.server.opts.HeartbeatSpacing = 0, 0
-	}
+// unspaced lets an agent ask as often as it likes: a bubble's time stands still between two calls.
+func (r *robot) unspaced() {
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	r.server.agents[r.id.Agent].pacedTill = time.Now().Add(365 * 24 * time.Hour)
 }
 
 func (w *world) robots(n int, labels ...string) []*robot {
@@ -568,9 +568,9 @@ func TestARestartKeepsRollouts(t *testing.T) {
 			t.Fatal(err)
 		}
 		w = open()
-		w.unspaced()
 		for _, r := range robots {
 			r.world, r.client.HTTP = w, w.http
+			r.unspaced()
 		}
 		if after := w.server.Rollouts(); jsonText(after) != jsonText(before) || jsonText(w.rollout(id).Agents) != jsonText(members) {
 			t.Fatalf("before\n%s\n%s\nafter\n%s\n%s", jsonText(before), jsonText(members), jsonText(after), jsonText(w.rollout(id).Agents))
@@ -937,9 +937,9 @@ func TestAClockThatJumpsFailsNobody(t *testing.T) {
 					t.Fatal(err)
 				}
 				w = inBubble(t, opts)
-				w.unspaced()
 				for _, r := range robots {
 					r.world, r.client.HTTP = w, w.http
+					r.unspaced()
 				}
 				time.Sleep(30 * time.Second)
 				for _, r := range robots {
@@ -968,6 +968,7 @@ func TestNoOfferWithoutTheDisk(t *testing.T) {
 	id := w.offer(Offer{Version: "v2.0.0"}).ID
 	var mu sync.Mutex
 	full := true
+	w.server.store.lead <- struct{}{}
 	w.server.store.fail = func() error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -976,6 +977,7 @@ func TestNoOfferWithoutTheDisk(t *testing.T) {
 		}
 		return nil
 	}
+	<-w.server.store.lead
 	if r.poll().Any() {
 		t.Error("an offer that is not on disk")
 	}
