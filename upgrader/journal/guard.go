@@ -43,6 +43,9 @@ func (j *Journal) running(inst *service.Installation, id string) (pid int, start
 	if !ok {
 		return 0, "", false
 	}
+	if same, known := h.Runs(j.path(Place(Agent, j.goos))); known && !same {
+		return 0, "", false // the old one, which has not made room yet
+	}
 	return h.PID, h.Started, true
 }
 
