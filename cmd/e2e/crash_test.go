@@ -418,6 +418,24 @@ func (s *upgraded) offer(target release) <-chan string {
 	return over
 }
 
+// drop puts the programs into tmp/ and runs the upgrader there, as an agent of the original does, and people.
+func (s *upgraded) drop(target release) <-chan string {
+	over := make(chan string, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		for name := range target.sums {
+			if out, err := s.command(ctx, "cp", filepath.Join(target.dir, name), s.home.Path("tmp", name)).CombinedOutput(); err != nil {
+				over <- fmt.Sprintf("%s %v", out, err)
+				return
+			}
+		}
+		out, err := s.command(ctx, s.home.Path("tmp", "upgrader"), "-action=upgrade").CombinedOutput()
+		over <- fmt.Sprintf("%s %v", out, err)
+	}()
+	return over
+}
+
 // run is one upgrade with a kill -9 in it.
 func (s *upgraded) run() error {
 	before, err := s.live()
@@ -429,7 +447,11 @@ func (s *upgraded) run() error {
 		target = s.releases[1]
 	}
 	begun := time.Now()
-	over := s.offer(target)
+	way := s.offer
+	if s.rng.IntN(3) == 0 && !s.refused(target) {
+		way = s.drop
+	}
+	over := way(target)
 	s.await()
 	s.strike()
 	said := <-over
@@ -457,6 +479,15 @@ func (s *upgraded) run() error {
 	s.tally.runs++
 	s.tally.slowest = max(s.tally.slowest, time.Since(begun))
 	return nil
+}
+
+// refused reports that a release was taken back here before: only the CLI can force it.
+func (s *upgraded) refused(target release) bool {
+	names, _ := filepath.Glob(s.home.Path("upgrade", "*", "attempt.json"))
+	return slices.ContainsFunc(names, func(name string) bool {
+		data, _ := os.ReadFile(name)
+		return bytes.Contains(data, []byte(`"rolled-back"`)) && bytes.Contains(data, []byte(target.sums["devopsAgent"]))
+	})
 }
 
 // lastState is how the last attempt ended.
