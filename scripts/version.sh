@@ -1,5 +1,6 @@
 #!/bin/sh
-# Prints the version of this tree: the tag it is at, else <last tag or v0.0.0>-dev.<commits since>.
+# Prints the version of this tree: the tag it is at. After v1.2.3 it is v1.2.4-dev.<commits since>, after v1.3.0-rc.1 it is
+# v1.3.0-snapshot.<commits since>: newer than the tag and older than the release to come, so that an upgrade is one.
 set -eu
 cd "$(dirname "$0")/.."
 if ! tag=$(git describe --tags --match 'v[0-9]*' --abbrev=0 2>/dev/null); then
@@ -7,4 +8,11 @@ if ! tag=$(git describe --tags --match 'v[0-9]*' --abbrev=0 2>/dev/null); then
 	exit
 fi
 since=$(git rev-list --count "$tag..HEAD")
-if [ "$since" -eq 0 ]; then echo "$tag"; else echo "${tag%%-*}-dev.$since"; fi
+if [ "$since" -eq 0 ]; then
+	echo "$tag"
+	exit
+fi
+case $tag in
+*-*) echo "${tag%%-*}-snapshot.$since" ;;
+*) echo "${tag%.*}.$((${tag##*.} + 1))-dev.$since" ;;
+esac
