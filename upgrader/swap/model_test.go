@@ -214,9 +214,17 @@ func TestDirSurvivesEveryPowerCut(t *testing.T) {
 				for m, whole := 0, false; !whole; m++ {
 					r := cut.Clone()
 					r.After(m)
-					whole = swap.RecoverDir(r, live, fresh, s.displaced) == nil
+					err := swap.RecoverDir(r, live, fresh, s.displaced)
+					if whole = err == nil; !whole && !errors.Is(err, powercut.ErrPower) {
+						t.Fatalf("%s: recover: %v\n%v", at, err, cut.Tree())
+					}
 					for again := range r.Cuts(limit, uint64(m)) {
 						seen.again++
+						if whole { // then it must be enough
+							if err := s.check(again.Clone(), done); err != nil {
+								t.Fatalf("%s, recovered: %v\nbefore: %v\nafter: %v", at, err, cut.Tree(), again.Tree())
+							}
+						}
 						if err := swap.RecoverDir(again, live, fresh, s.displaced); err != nil {
 							t.Fatalf("%s, and %d of recovery: %v\n%v", at, m, err, again.Tree())
 						}
@@ -283,6 +291,25 @@ func TestDirThereAndBackAgain(t *testing.T) {
 		}
 		if names, err := d.ReadDir(home); err != nil || len(names) > 2 {
 			t.Errorf("%v: left %q, %v", s, names, err)
+		}
+	}
+}
+
+func TestALinkToWhatIsLiveIsNotTakenForNew(t *testing.T) {
+	image := scenery{live: "our link", forced: true, disk: powercut.Disk{NoExchange: true}}.build(t)
+	other := home + "/jdk_3"
+	image.SeedLink(other, ".jdk.2")
+	for n, done := 0, false; !done; n++ {
+		d := image.Clone()
+		d.After(n)
+		done = swap.Dir(d, live, other, other) == nil
+		for cut := range d.Cuts(limit, uint64(n)) {
+			if err := errors.Join(swap.RecoverDir(cut, live, other, other), swap.SweepOn(cut, home)); err != nil {
+				t.Fatal(err)
+			}
+			if now := release(cut, live); now != "old" || release(cut, fresh) != "new" {
+				t.Fatalf("power cut after %d calls: live: %s\n%v", n, now, cut.Tree())
+			}
 		}
 	}
 }
