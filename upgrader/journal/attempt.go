@@ -56,7 +56,7 @@ type Change struct {
 
 const (
 	mostAttempts = 30       // that are kept; of those that were taken back, more
-	mostBackups  = 2        // old agents that are kept for "devopsAgent rollback"
+	mostBackups  = 2        // steps that "devopsAgent rollback" can go back
 	mostStderr   = 16 << 10 // bytes of standard error in the history
 	mostDamaged  = 5        // records that could not be read
 )
@@ -319,8 +319,7 @@ func (j *Journal) Previous(version string) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.Reverse(list)
-	list = slices.DeleteFunc(list, func(a Attempt) bool { _, ok := a.of(Agent); return a.State != Settled || !ok })
+	list = settledAgents(list)
 	live, err := j.disk.Sum(j.path(Place(Agent, j.goos)))
 	if err != nil {
 		return nil, err
@@ -335,6 +334,13 @@ func (j *Journal) Previous(version string) (*Plan, error) {
 		}
 	}
 	return nil, &NoPreviousError{version}
+}
+
+// settledAgents are the attempts that have replaced the agent, oldest first.
+func settledAgents(list []Attempt) []Attempt {
+	list = slices.DeleteFunc(slices.Clone(list), func(a Attempt) bool { _, ok := a.of(Agent); return a.State != Settled || !ok })
+	slices.Reverse(list)
+	return list
 }
 
 // wayBack lists the attempts, oldest first, whose old agent can be returned to: all, or without a version, those that were not

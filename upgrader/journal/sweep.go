@@ -96,24 +96,44 @@ func (j *Journal) tidy(dir string) {
 	}
 }
 
-// usefulBackups are the attempts whose old agents are kept for a rollback: the latest that differ from each other and from the one
-// that is live.
+// usefulBackups are the attempts whose old agents are kept for a rollback: those of the next steps on the way back, and the one
+// that was left last by going back.
 func (j *Journal) usefulBackups(list []Attempt) map[string]bool {
 	useful := make(map[string]bool)
 	if !slices.ContainsFunc(list, func(a Attempt) bool { return a.hasBackup() }) {
 		return useful
 	}
 	live, err := j.disk.Sum(j.path(Place(Agent, j.goos)))
-	seen := map[string]bool{live: true}
-	for _, a := range list {
-		c, ok := a.of(Agent)
-		if a.State != Settled || !ok || c.Backup == "" {
-			continue
+	if err != nil { // then is not the time to throw anything away
+		for _, a := range list {
+			useful[a.ID] = true
 		}
-		if err == nil && (seen[c.Old] || len(seen) > mostBackups) {
-			continue
+		return useful
+	}
+	settled := settledAgents(list)
+	way := wayBack(settled, "")
+	var sums []string
+	want := func(at, limit int) {
+		if c, _ := settled[at].of(Agent); c.Old != live && c.Old != "" && !slices.Contains(sums, c.Old) && len(sums) < limit {
+			sums = append(sums, c.Old)
 		}
-		seen[c.Old], useful[a.ID] = true, true
+	}
+	for _, at := range slices.Backward(way) {
+		want(at, mostBackups)
+	}
+	for at, a := range slices.Backward(settled) {
+		if a.Kind == Rollback {
+			want(at, len(sums)+1)
+			break
+		}
+	}
+	for _, sum := range sums {
+		for _, a := range slices.Backward(settled) {
+			if c, _ := a.of(Agent); c.Old == sum && c.Backup != "" {
+				useful[a.ID] = true
+				break
+			}
+		}
 	}
 	return useful
 }
