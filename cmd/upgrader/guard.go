@@ -17,14 +17,16 @@ import (
 )
 
 // guard watches a new version until its trial is over, from outside: whatever the new version does, and whoever ends it, the old
-// one comes back. With --daemon it looks after a new devopsDaemon first, which nobody else keeps. With --detach it starts
-// itself once more and ends, so that it is nobody's child: the agent must not find one that it never started.
+// one comes back. With --finish it first does what is left when the upgrader that started it was killed; with --daemon,
+// where devopsDaemon keeps the agent, it looks after a new one of it, which nobody else keeps. With --detach it starts itself once more and ends, so that it is
+// nobody's child: the agent must not find one that it never started.
 func guard(ctx context.Context, args []string) (err error) {
 	var home string
-	var detached, daemon bool
+	var detached, finish, daemon bool
 	f := flags()
 	f.StringVar(&home, "home", "", "")
 	f.BoolVar(&detached, "detach", false, "")
+	f.BoolVar(&finish, "finish", false, "")
 	f.BoolVar(&daemon, "daemon", false, "")
 	if helped, err := parse(f, args); helped || err != nil {
 		return err
@@ -37,7 +39,14 @@ func guard(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	if detached {
-		return spawn(inst, guardArgs(inst, daemon)...)
+		again := []string{"guard", "--home", inst.Home}
+		if finish {
+			again = append(again, "--finish")
+		}
+		if daemon {
+			again = append(again, "--daemon")
+		}
+		return spawn(inst, again...)
 	}
 	log, err := openLog(inst, false)
 	if err != nil {
@@ -45,7 +54,12 @@ func guard(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	h := recovery.New(inst, "", log.Logger)
-	if daemon {
+	if finish {
+		if err := finishUpgrade(ctx, h); err != nil {
+			log.Error("Upgrade not finished", "err", err)
+		}
+	}
+	if daemon && daemonOnTrial(h) {
 		if err := watchDaemon(ctx, h); err != nil {
 			log.Error("New devopsDaemon is not looked after", "err", err)
 		}
@@ -57,17 +71,42 @@ func guard(ctx context.Context, args []string) (err error) {
 	return retire(ctx, inst, log.Logger, nil) // one that was taken back may still run where nobody noted its process
 }
 
-func guardArgs(inst *service.Installation, daemon bool, more ...string) []string {
-	args := append([]string{"guard", "--home", inst.Home}, more...)
-	if daemon {
-		args = append(args, "--daemon")
+// finishUpgrade does what an upgrade does once it is written down, unless it has: it puts the programs into place, starts the new
+// devopsDaemon, and has the old agent make room.
+func finishUpgrade(ctx context.Context, h *recovery.Home) error {
+	total, err := recovery.Lock(ctx, h.Inst, totalLimit)
+	if err != nil {
+		return err
 	}
-	return args
+	if _, err = h.Finish(ctx); err == nil {
+		err = handOver(ctx, h)
+	}
+	if err = errors.Join(err, total.Release()); err != nil {
+		return err
+	}
+	return retire(ctx, h.Inst, h.Log, nil)
+}
+
+// handOver has the devopsDaemon that runs in a home replaced, if a new one is on trial. It is called under total-lock.
+func handOver(ctx context.Context, h *recovery.Home) error {
+	if !daemonOnTrial(h) {
+		return nil
+	}
+	return replaceDaemon(ctx, h, false)
+}
+
+func daemonOnTrial(h *recovery.Home) bool {
+	found, err := h.Journal.Current()
+	if err != nil || found.State != journal.Trial {
+		return false
+	}
+	_, daemon := found.Record.Of(journal.Daemon)
+	return daemon
 }
 
 // spawnGuard starts a guard that is nobody's child.
-func spawnGuard(inst *service.Installation, daemon bool) error {
-	cmd, err := self(inst, guardArgs(inst, daemon, "--detach")...)
+func spawnGuard(inst *service.Installation, how ...string) error {
+	cmd, err := self(inst, append([]string{"guard", "--home", inst.Home, "--detach"}, how...)...)
 	if err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func (s *starting) recoverDaemon(ctx context.Context) (err error) {
 		return err
 	}
 	s.trial = true
-	if err := spawnGuard(s.Inst, true); err != nil {
+	if err := spawnGuard(s.Inst, "--daemon"); err != nil {
 		s.Log.Error("New devopsDaemon is not watched", "err", err)
 	}
 	return os.Setenv(recovery.EnvRecovered, strconv.Itoa(os.Getpid()))

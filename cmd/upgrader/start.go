@@ -142,7 +142,7 @@ func (s *starting) become(ctx context.Context, path string, own []string) error 
 
 // attend has a new version watched, and what it says kept. It returns what undoes the latter.
 func (s *starting) attend() (restore func()) {
-	if err := spawnGuard(s.Inst, false); err != nil { // its starts are counted all the same
+	if err := spawnGuard(s.Inst); err != nil { // its starts are counted all the same
 		s.Log.Error("New version is not watched", "err", err)
 	}
 	path := s.Journal.Stderr()

@@ -63,12 +63,15 @@ type upgrading struct {
 func (u *upgrading) replace(ctx context.Context) error {
 	found, err := u.Journal.Current()
 	if err != nil || found.State != journal.None {
+		if found.State == journal.Ready || found.State == journal.Trial {
+			u.guarded()
+		}
 		if _, err := u.Finish(ctx); err != nil {
 			return err
 		}
 		u.replaced = found.State == journal.Ready
-		if err == nil && u.OnTrial() { // a keeper that was faster has put everything into place, but itself
-			return u.handOver(ctx, found.Record)
+		if u.OnTrial() { // a keeper that was faster has put everything into place, but itself
+			return handOver(ctx, u.Home)
 		}
 	}
 	items, err := u.inTmp()
@@ -83,7 +86,8 @@ func (u *upgrading) replace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	record, err := u.Journal.Begin(plan)
+	u.guarded() // it waits for total-lock
+	_, err = u.Journal.Begin(plan)
 	if errors.Is(err, journal.ErrNothing) {
 		u.log.Info("Nothing to replace")
 		return nil
@@ -95,29 +99,18 @@ func (u *upgrading) replace(ctx context.Context) error {
 		return err
 	}
 	u.replaced = true
-	return u.handOver(ctx, record)
+	return handOver(ctx, u.Home)
 }
 
-// handOver sees to it that the new programs are watched, and the new devopsDaemon started.
-func (u *upgrading) handOver(ctx context.Context, record *journal.Record) error {
-	if !u.OnTrial() {
-		return nil
+// guarded starts who watches the new version, and finishes our work should we be killed. Keepers of ours watch it, too.
+func (u *upgrading) guarded() {
+	how := []string{"--finish"}
+	if held, err := u.Inst.Held(service.RoleDaemon); err == nil && held {
+		how = append(how, "--daemon")
 	}
-	_, daemon := record.Of(journal.Daemon)
-	if daemon {
-		daemon = false
-		if holder, ok := u.Inst.Holder(service.RoleDaemon); ok {
-			same, known := holder.Runs(u.Inst.Path("devopsDaemon"))
-			daemon = !known || !same
-		}
-	}
-	if err := spawnGuard(u.Inst, daemon); err != nil { // keepers of ours watch it, too
+	if err := spawnGuard(u.Inst, how...); err != nil {
 		u.log.Error("New version is not watched", "err", err)
 	}
-	if !daemon {
-		return nil
-	}
-	return replaceDaemon(ctx, u.Home, false)
 }
 
 // inTmp finds what in tmp/ is another version of what is live. On macOS and Windows, devopsDaemon is what the system keeps, or
