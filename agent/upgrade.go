@@ -96,6 +96,7 @@ func (a *Agent) offered(ctx context.Context, item wire.UpgradeItem, withBuild bo
 		a.pauseUpgrades(a.changes.failed((&modeError{a.config.Load().Upgrade.Mode}).Error()))
 		a.answerOffer(ctx, false)
 	case withBuild, a.slots.Busy(): // the build wins (statement 46)
+		a.pauseUpgrades(upgradePause)
 		a.answerOffer(ctx, false)
 	case later > 0:
 		a.Log.Info("Upgrade offered by the server waits for this machine's turn", "wanted", pendingUpgrade(item), "for", later.Round(time.Second))
@@ -104,11 +105,12 @@ func (a *Agent) offered(ctx context.Context, item wire.UpgradeItem, withBuild bo
 	case !a.changes.begin():
 	default:
 		a.Log.Info("Upgrade offered by the server", "wanted", pendingUpgrade(item))
-		a.change(ctx, func(ctx context.Context) { a.upgradeByServer(ctx, order) })
+		a.change(ctx, func(own context.Context) { a.upgradeByServer(ctx, own, order) })
 	}
 }
 
-// change does the work of an upgrade that has begun, in the background. It ends with the agent.
+// change does the work of an upgrade that has begun, in the background. Its context ends when the work is done, and as soon as the
+// agent is to end.
 func (a *Agent) change(ctx context.Context, do func(context.Context)) {
 	a.changes.work.Go(func() {
 		ctx, cancel := context.WithCancel(ctx)
@@ -196,8 +198,9 @@ func (a *Agent) plan(kind journal.Kind, source string) journal.Plan {
 	return journal.Plan{Kind: kind, Source: source, Reached: reached, Proof: a.config.Load().Upgrade.SettleAfter, Tell: kind == journal.FromServer}
 }
 
-// upgradeByServer carries an order of the server out (protocol §4.3 to §4.5).
-func (a *Agent) upgradeByServer(ctx context.Context, order upgrader.Order) {
+// upgradeByServer carries an order of the server out (protocol §4.3 to §4.5). What the server is told does not end with the work,
+// but with life.
+func (a *Agent) upgradeByServer(life, ctx context.Context, order upgrader.Order) {
 	stays := false
 	defer func() {
 		if !stays {
@@ -210,24 +213,24 @@ func (a *Agent) upgradeByServer(ctx context.Context, order upgrader.Order) {
 		return // the next agent is offered it again
 	}
 	if err != nil {
-		a.giveUp(ctx, err)
+		a.giveUp(life, err)
 		return
 	}
 	defer s.Discard()
 	if err := s.Err(); err != nil && !s.Any() {
-		a.giveUp(ctx, err)
+		a.giveUp(life, err)
 		return
 	}
 	if !s.Any() {
 		a.Log.Info("Upgrade brings nothing that is not here")
 		a.pauseUpgrades(a.changes.failed("the server offers what is here already"))
-		a.answerOffer(ctx, !a.seed()) // protocol §4.3
+		a.answerOffer(life, !a.seed()) // protocol §4.3
 		return
 	}
 	release, ok := a.exclusive(ctx, false)
 	if !ok {
 		a.Log.Info("Upgrade waits: something builds", "brings", s.String())
-		a.answerOffer(ctx, false)
+		a.answerOffer(life, false)
 		return
 	}
 	stays, err = a.replace(ctx, s, a.plan(journal.FromServer, ""), release)
@@ -236,7 +239,7 @@ func (a *Agent) upgradeByServer(ctx context.Context, order upgrader.Order) {
 		a.pauseUpgrades(a.changes.failed(err.Error()))
 		a.Log.Error("Upgrade failed", "err", err)
 		if !a.tellEnd() { // it did not get as far as being written down
-			a.answerOffer(ctx, false)
+			a.answerOffer(life, false)
 		}
 	case !stays:
 		a.changes.succeeded()

@@ -88,7 +88,7 @@ func native(name string, run func(*S), decides ...int) scenario {
 
 func scenarios() []scenario {
 	return slices.Concat(transportScenarios(), startupScenarios(), beatScenarios(), pollScenarios(), workerScenarios(),
-		finishScenarios(), cleanupScenarios(), pipelineScenarios(), processScenarios(), daemonScenarios(), debugScenarios(), nativeScenarios())
+		finishScenarios(), cleanupScenarios(), pipelineScenarios(), processScenarios(), daemonScenarios(), debugScenarios(), nativeScenarios(), upgradeScenarios())
 }
 
 // S is one run of a scenario in one mode. It is a lab.T; a failed check fails its statement only.

@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"crypto/md5"
 	"crypto/rand"
 	"encoding/hex"
 	"maps"
+	"net/http"
 	"slices"
 )
 
@@ -59,12 +61,13 @@ type backend struct {
 	pipelines []map[string]any
 	debugs    []map[string]any
 	offer     map[string]bool
-	finished  map[string]int // accepted finish reports by build id
+	files     map[string][]byte // published, by name
+	finished  map[string]int    // accepted finish reports by build id
 	forced    bool
 }
 
 func newBackend() backend {
-	return backend{status: "IMPORT_OK", reply: map[string]any{}, offer: map[string]bool{}, finished: map[string]int{}}
+	return backend{status: "IMPORT_OK", reply: map[string]any{}, offer: map[string]bool{}, files: map[string][]byte{}, finished: map[string]int{}}
 }
 
 // SetStatus sets the state of the agent's record, "IMPORT_OK" at first. It is answered everywhere.
@@ -138,6 +141,27 @@ func (r *Recorder) Offer(items ...string) {
 	}
 }
 
+// Publish makes a file available for download (protocol §1.6.6).
+func (r *Recorder) Publish(name string, data []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.backend.files[name] = data
+}
+
+// download answers as BK-CI does: 304 when the eTag is the file's MD5, no ranges.
+func (b *backend) download(q Request) Answer {
+	data, ok := b.files[q.Query.Get("file")]
+	if !ok {
+		return JSON(404, map[string]any{"status": 404, "message": "no such file", "data": nil})
+	}
+	sum := md5.Sum(data)
+	digest := hex.EncodeToString(sum[:])
+	if q.Query.Get("eTag") == digest {
+		return Answer{Code: 304}
+	}
+	return Answer{Body: data, Header: http.Header{"Content-Type": {"application/octet-stream"}, "X-Checksum-Md5": {digest}}}
+}
+
 // Accepted returns how many finish reports of a job were accepted.
 func (r *Recorder) Accepted(build string) int {
 	r.mu.Lock()
@@ -182,7 +206,7 @@ func (r *Recorder) answer(q Request) *Answer {
 	case DebugStatus:
 		a = OK(nil)
 	case Download:
-		a = JSON(404, map[string]any{"status": 404, "message": "no such file", "data": nil})
+		a = b.download(q)
 	case ReportPipeline, LogLine, LogRed, LogYellow, Metrics, Metrix, MetrixWrite, LogsMulti, LogsStatus, LogsMode,
 		QuotaStart, QuotaShutdown:
 		a = OK(true)
