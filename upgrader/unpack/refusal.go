@@ -91,6 +91,8 @@ func (e *EntryError) Hint() string {
 		return "the file is damaged; fetch it again, and compare its checksum with the one of its source"
 	case ErrFormat:
 		return "give a .zip or a .tar.gz"
+	case ErrLink:
+		return "the JDK of a Linux distribution leads to files of its system; pack it with the files in place of the links (tar -h, zip without -y)"
 	case ErrSymlink:
 		return "take an archive without symbolic links, as the JDKs for Windows are"
 	}
