@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -100,17 +102,32 @@ func (d *direct) record() (keeperRecord, error) {
 	return r, err
 }
 
-// program finds the daemon: that of home, else the package's.
+// program finds what becomes the daemon: that of home, else the package's. Where an upgrader of ours lies beside it, that comes
+// first, so that a bad devopsDaemon, which nobody keeps, is not the last thing that starts.
 func (d *direct) program() (path string, args []string, err error) {
 	path = d.inst.Path("devopsDaemon")
 	if _, err := os.Stat(path); err == nil {
+		if upgrader := d.inst.Path("upgrader"); ours(upgrader) {
+			return upgrader, []string{"keep", "--home", d.inst.Home}, nil
+		}
 		return path, nil, nil
 	}
 	vendor := filepath.Join(d.vendor, "devopsDaemon")
 	if _, verr := os.Stat(vendor); verr == nil {
+		if upgrader := filepath.Join(d.vendor, "upgrader"); ours(upgrader) {
+			return upgrader, []string{"keep", "--home", d.inst.Home, "--vendor", d.vendor}, nil
+		}
 		return vendor, []string{"--home", d.inst.Home}, nil
 	}
 	return "", nil, fmt.Errorf("find devopsDaemon: %w", &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist})
+}
+
+// ours reports whether a file is a program of this project. The original has an upgrader, too, which would not know what it is to
+// do.
+func ours(path string) bool {
+	own, ok := debug.ReadBuildInfo()
+	info, err := buildinfo.ReadFile(path)
+	return err == nil && ok && info.Main.Path == own.Main.Path
 }
 
 // notKeptError: the daemon was not installed for this home.
@@ -419,7 +436,7 @@ func (d *direct) marks() []string {
 	return marks
 }
 
-// cronLine starts the daemon in the background. In a crontab a per cent sign is the end of the command, unless escaped.
+// cronLine starts what becomes the daemon in the background. In a crontab a per cent sign is the end of the command, unless escaped.
 func (d *direct) cronLine() (string, error) {
 	path, args, err := d.program()
 	if err != nil {
