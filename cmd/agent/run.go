@@ -24,7 +24,6 @@ import (
 func runAgent(ctx context.Context, home string, debugging, stderr bool, umask int) (err error) {
 	notify, deaf := service.NewNotifier() // before anything is started that could inherit its variables
 	signals := catch(ctx)                 // and never let go of: a hang-up at the very end would be one too many
-	proved := stderrBefore()
 	inst, err := open(home)
 	if err != nil {
 		return err
@@ -57,6 +56,7 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
+	proved := stderrBefore() // after the log, which looks whether standard error is, or was, the journal; before anything is started
 	if deaf != nil {
 		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
 	}

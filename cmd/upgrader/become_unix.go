@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 )
 
 // become replaces this process by a program: same pid, so that what the keeper watches is the agent. runs is told that pid.
@@ -32,7 +32,7 @@ func divert(path string) (restore func(), err error) {
 		err = replaceFD(int(f.Fd()), unix.Stderr) //nolint:gosec // a descriptor fits
 	}
 	if err == nil {
-		err = os.Setenv(recovery.EnvStderr, strconv.Itoa(before))
+		err = os.Setenv(cli.EnvStderr, strconv.Itoa(before))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("send standard error to %s: %w", path, err)
@@ -40,7 +40,7 @@ func divert(path string) (restore func(), err error) {
 	return func() {
 		_ = replaceFD(before, unix.Stderr)
 		_ = unix.Close(before)
-		_ = os.Unsetenv(recovery.EnvStderr)
+		_ = os.Unsetenv(cli.EnvStderr)
 	}, nil
 }
 

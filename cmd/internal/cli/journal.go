@@ -15,7 +15,7 @@ import (
 // sendJournal is journal.Send, or what a test has in its place.
 type sendJournal func(message string, priority journal.Priority, vars map[string]string) error
 
-// toJournal reports whether the log would write to standard error and that is systemd's journal: then each record goes there
+// toJournal reports whether the log would write to standard error and that is, or will be again, systemd's journal: then each record goes there
 // by the journal's own protocol, with its attributes as fields, and not a second time as a line of text.
 func toJournal(o LogOptions) bool {
 	stderr := io.Writer(os.Stderr)
@@ -23,8 +23,15 @@ func toJournal(o LogOptions) bool {
 		return false
 	}
 	is, err := journal.StderrIsJournalStream()
+	if err == nil && !is && os.Getenv(EnvStderr) != "" { // a version on trial: its standard error is a file for now
+		is, err = journal.StdoutIsJournalStream()
+	}
 	return err == nil && is
 }
+
+// EnvStderr holds the number of the descriptor that was standard error before "upgrader start" gave a version on trial a file in
+// its place. The agent puts it back when it has proved itself.
+const EnvStderr = "DEVOPS_STDERR_FD"
 
 // journaled takes the journal as a log's second place: standard error no longer is one.
 func journaled(l *Log, o LogOptions, send sendJournal) slog.Handler {

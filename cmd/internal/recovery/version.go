@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 )
 
 const (
@@ -78,7 +80,7 @@ func Environ() []string {
 	var env []string
 	for _, entry := range os.Environ() {
 		switch name, _, _ := strings.Cut(entry, "="); name {
-		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DEVOPS_NOTIFY_FD", "DEVOPS_TOTAL_LOCK", EnvStderr, EnvRecovered,
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DEVOPS_NOTIFY_FD", "DEVOPS_TOTAL_LOCK", cli.EnvStderr, EnvRecovered,
 			"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM":
 			continue
 		}
@@ -89,9 +91,8 @@ func Environ() []string {
 
 // Variables between our own programs.
 const (
-	// EnvStderr holds the number of the descriptor that was standard error before an agent on trial got a file in its place. The
-	// agent puts it back when it has settled.
-	EnvStderr = "DEVOPS_STDERR_FD"
+	// EnvStderr holds the number of the descriptor that was standard error before an agent on trial got a file in its place.
+	EnvStderr = cli.EnvStderr
 	// EnvVendor is the directory of the package's programs, for an agent that runs from home.
 	EnvVendor = "DEVOPS_VENDOR"
 	// EnvRecovered holds the pid of a devopsDaemon whose start has been counted already, by "upgrader keep".
