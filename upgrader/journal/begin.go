@@ -262,7 +262,7 @@ func (j *Journal) stageTree(id string, item Item) (*Move, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return m, j.disk.Sync(j.home)
+	return m, nil // directories has forced its name in home
 }
 
 // keptTree names the place of an old directory: jdk_<when it was made>.

@@ -353,3 +353,47 @@ func TestBeginThatFailsLastIsForgottenForGood(t *testing.T) {
 		}
 	}
 }
+
+// BK-CI's own install script and upgrader force nothing to the disk.
+func TestOldProgramsAreForcedToTheDiskAsWell(t *testing.T) {
+	s := scenarios()[1]
+	d := s.disk()
+	live := onModel(d).path("devopsAgent")
+	if err := errors.Join(d.Remove(live), d.Write(live, []byte(content(Agent, "old")), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := onModel(d).Begin(s.plan()); err != nil {
+		t.Fatal(err)
+	}
+	for cut := range d.Cuts(100, 1) {
+		if bad := s.recovered(cut); bad != nil {
+			t.Fatal(bad)
+		}
+	}
+}
+
+func TestCopiesOfAForeignUpgraderAreForcedToTheDisk(t *testing.T) {
+	s := scenarios()[1]
+	for _, half := range []bool{false, true} {
+		d := s.disk()
+		j := onModel(d)
+		if _, err := j.Begin(s.plan()); err != nil {
+			t.Fatal(err)
+		}
+		live, text := j.path("devopsAgent"), content(Agent, "newer")
+		if half { // it was killed while it copied
+			text = text[:len(text)/2]
+		}
+		if err := errors.Join(d.Remove(live), d.Write(live, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := j.Recover(context.Background(), Last{}); err != nil || r.State != Trial {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		for cut := range d.Cuts(100, 1) {
+			if generation(cut, Agent) != "newer" || generation(cut, Daemon) != "newer" {
+				t.Errorf("%q, %q", generation(cut, Agent), generation(cut, Daemon))
+			}
+		}
+	}
+}
