@@ -42,6 +42,11 @@ func play(name string) error {
 		fmt.Println(home)
 		return err
 	}
+	if name == "here" {
+		home, err := HomeHere()
+		fmt.Println(home)
+		return err
+	}
 	switch name {
 	case kept:
 		return playKept()
