@@ -150,6 +150,13 @@ func (s *upgraded) keep() {
 	s.stop = stop
 	s.kept.Go(func() {
 		for ctx.Err() == nil {
+			if s.keeper == "devopsDaemon" && s.daemonRuns() { // an upgrade has started the next one
+				select {
+				case <-ctx.Done():
+				case <-time.After(100 * time.Millisecond):
+				}
+				continue
+			}
 			line := []string{s.home.Path("upgrader"), "keep", "--home", s.home.Dir}
 			if s.keeper != "devopsDaemon" { // the one of a package, which is not upgraded with the home
 				line = []string{filepath.Join(s.releases[0].dir, "upgrader"), "start", "--home", s.home.Dir}
@@ -175,6 +182,20 @@ func (s *upgraded) keep() {
 			}
 		}
 	})
+}
+
+// daemonRuns reports whether a devopsDaemon runs.
+func (s *upgraded) daemonRuns() bool {
+	text, err := os.ReadFile(s.home.Path("runtime", "daemon.pid"))
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || !lab.Running(pid) {
+		return false
+	}
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.HasPrefix(filepath.Base(program), "devopsDaemon")
 }
 
 // rest ends the keeper, and not the agent.
@@ -209,6 +230,8 @@ func (s *upgraded) processes() map[string][]int {
 			continue // the reader's, or one that is asked for its version
 		case name == "devopsAgent" && (first == "upgrade" || first == "rollback"):
 			name = "cli"
+		case first == "status":
+			continue
 		case name == "devopsAgent":
 			name = "agent"
 		case name == "devopsDaemon":
@@ -278,7 +301,11 @@ func (s *upgraded) jdk() error {
 func (s *upgraded) calm(limit time.Duration) error {
 	var why error
 	calm := func() bool {
-		why = s.disturbed()
+		if why = s.disturbed(); why == nil {
+			if why = s.busy(); why == nil {
+				why = s.disturbed() // it may have gone on between
+			}
+		}
 		return why == nil
 	}
 	if !lab.Eventually(limit, calm) {
@@ -288,7 +315,20 @@ func (s *upgraded) calm(limit time.Duration) error {
 	if _, ok := s.rec.WaitFor(limit, mark, lab.Ask); !ok {
 		return fmt.Errorf("the agent does not poll within %v", limit)
 	}
-	return s.disturbed()
+	return nil
+}
+
+// busy says what the agent itself has under way: what comes before the upgrade is written down.
+func (s *upgraded) busy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	out, _ := s.command(ctx, s.home.Path("devopsAgent"), "status", "--json", "--home", s.home.Dir).Output() // its code says how well it is
+	for _, phase := range []string{"downloading", "checking", "waiting", "replacing", "trial"} {
+		if bytes.Contains(bytes.ReplaceAll(out, []byte(" "), nil), []byte(`"phase":`+strconv.Quote(phase))) {
+			return fmt.Errorf("the agent is %s", phase)
+		}
+	}
+	return nil
 }
 
 // disturbed says what is under way, nil when nothing is.
@@ -326,7 +366,9 @@ func (s *upgraded) usableParts() error {
 func (s *upgraded) answers(name, arg string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, err := s.command(ctx, s.home.Path(filepath.FromSlash(name)), arg).CombinedOutput()
+	cmd := s.command(ctx, s.home.Path(filepath.FromSlash(name)), arg)
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(entry string) bool { return strings.HasPrefix(entry, "LAB_DIR=") }) // no part of the home: nobody kills it
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, arg, err, out)
 	}
@@ -369,7 +411,7 @@ func (s *upgraded) read(ctx context.Context) {
 
 // await waits for a moment to kill at: some time in an upgrade, or a state of it and a little more.
 func (s *upgraded) await() {
-	if s.rng.IntN(2) == 0 {
+	if s.rng.IntN(3) == 0 {
 		<-time.After(time.Duration(s.rng.Int64N(int64(s.took * 5 / 4))))
 		return
 	}
@@ -412,7 +454,7 @@ func (s *upgraded) offer(target release) <-chan string {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		out, err := s.command(ctx, filepath.Join(target.dir, "devopsAgent"), "upgrade", "--from", target.dir, "--force", "--home", s.home.Dir).CombinedOutput()
+		out, err := s.command(ctx, filepath.Join(target.dir, "devopsAgent"), "upgrade", "--from", target.dir, "--force", "--wait", "--home", s.home.Dir).CombinedOutput()
 		over <- fmt.Sprintf("%s %v", out, err)
 	}()
 	return over
@@ -523,7 +565,7 @@ func (s *upgraded) strays() []string {
 				found = append(found, name)
 			}
 		}
-		if name == "jdk" || name == "logs" {
+		if name == "jdk" || name == "logs" || strings.HasPrefix(name, "tmp/offered-") { // the latter is what a killed CLI had collected; it goes after an hour
 			return fs.SkipDir
 		}
 		return nil
