@@ -326,6 +326,9 @@ func TestWhatHasBegunSurvivesAPowerCut(t *testing.T) {
 			if f, err := onModel(cut).Current(); err != nil || f.State != Ready {
 				t.Fatalf("%s: %+v, %v", s.name, f, err)
 			}
+			if _, err := onModel(cut).Recover(context.Background(), Last{}); err != nil || s.generation(cut) != "newer" {
+				t.Fatalf("%s: %q, %v", s.name, s.generation(cut), err)
+			}
 		}
 	}
 }
