@@ -667,6 +667,9 @@ func TestTwoRolloutsForTwoLabels(t *testing.T) {
 		}
 		w.expect(first, Done, map[MemberState]int{Upgraded: 1})
 		w.expect(second, Done, map[MemberState]int{Upgraded: 2})
+		if w.rollout(first).ReplacedBy != 0 {
+			t.Error("replaced by one for other agents")
+		}
 	})
 }
 
@@ -678,8 +681,10 @@ func TestANewerRolloutTakesOver(t *testing.T) {
 			w.release(v)
 		}
 		robots := w.robots(2)
-		first := w.offer(Offer{Version: "v2.0.0", Canary: number(0), Parallel: 2}).ID
+		off := w.robot()
+		first := w.offer(Offer{Version: "v2.0.0", Canary: number(0), Parallel: 3}).ID
 		robots[0].upgrade()
+		off.upgrade()    // and is switched off
 		robots[1].poll() // under way
 		minute(robots)
 		second := w.offer(Offer{Version: "v3.0.0", Canary: number(0), Parallel: 2}).ID
@@ -692,8 +697,16 @@ func TestANewerRolloutTakesOver(t *testing.T) {
 			}
 		}
 		minute(robots)
-		w.expect(second, Done, map[MemberState]int{Upgraded: 2})
-		if info := w.rollout(first); info.ReplacedBy != second || info.Counts[Left] != 2 || info.Counts[Faulty] != 0 {
+		w.expect(second, Done, map[MemberState]int{Upgraded: 2, Waiting: 1})
+		if w.rollout(first).ReplacedBy != 0 {
+			t.Error("replaced while an agent that is switched off has the older release")
+		}
+		off.poll()
+		off.take()
+		off.finish(true)
+		minute(append(robots, off))
+		w.expect(second, Done, map[MemberState]int{Upgraded: 3})
+		if info := w.rollout(first); info.ReplacedBy != second || info.Counts[Left] != 3 || info.Counts[Faulty] != 0 {
 			t.Errorf("%+v", info)
 		}
 		if _, err := w.server.Pause(first); err == nil {
@@ -701,6 +714,27 @@ func TestANewerRolloutTakesOver(t *testing.T) {
 		}
 		if err := w.server.RemoveRelease("v2.0.0"); err != nil {
 			t.Errorf("remove what was replaced: %v", err)
+		}
+	})
+}
+
+// A rollout to fewer machines leaves the older one in force, for machines that come later.
+func TestANarrowerRolloutReplacesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := inBubble(t, polled(t))
+		for _, v := range []string{"v2.0.0", "v3.0.0"} {
+			w.release(v)
+		}
+		r := w.robot("gpu")
+		first := w.offer(Offer{Version: "v2.0.0"}).ID
+		r.upgrade()
+		minute([]*robot{r})
+		second := w.offer(Offer{Version: "v3.0.0", Labels: []string{"gpu"}}).ID
+		r.upgrade()
+		minute([]*robot{r})
+		w.expect(second, Done, map[MemberState]int{Upgraded: 1})
+		if later := w.robot(); w.rollout(first).member(later.id.Agent).State != Offered {
+			t.Errorf("a machine that came later: %+v", w.rollout(first))
 		}
 	})
 }
@@ -732,6 +766,10 @@ func TestAJDKAndAnAgentAreRolledOutBesideEachOther(t *testing.T) {
 		r.finish(true)
 		w.expect(jdk, Done, map[MemberState]int{Upgraded: 1})
 		w.expect(agents, Done, map[MemberState]int{Upgraded: 1})
+		minute([]*robot{r})
+		if w.rollout(agents).ReplacedBy != 0 {
+			t.Error("programs were replaced by a JDK")
+		}
 		if p, err := r.client.Beat(t.Context(), r.question().Heartbeat); err != nil || p.SlaveVersion != "jdk-25" {
 			t.Errorf("worker version in the heartbeat's answer: %+v %v", p, err)
 		}
@@ -822,6 +860,27 @@ func TestBuildsComeFirst(t *testing.T) {
 		r.ask(in, 0) // one that it had taken before, as we see now
 		r.finish(false)
 		w.expect(id, InCanary, map[MemberState]int{Waiting: 1})
+	})
+}
+
+// The same holds for what is published for all.
+func TestABuildAndAnUpgradeNeverComeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := inBubble(t, polled(t))
+		r := w.robot()
+		for _, name := range linuxFiles() {
+			publish(t, w.server.opts.Dir, name, contentOf("v2.0.0", name))
+		}
+		publish(t, w.server.opts.Dir, VersionsFile, `{"agent":"v2.0.0"}`)
+		time.Sleep(2 * time.Second) // it is noticed
+		b := w.submit(oneStep("x"))
+		if p := r.ask(r.question(), 0); p.Build == nil || p.Upgrade.Any() {
+			t.Errorf("both, or neither: %+v", p)
+		}
+		r.run(b.ID, nil)
+		if !r.poll().Agent {
+			t.Error("no offer after the build")
+		}
 	})
 }
 
