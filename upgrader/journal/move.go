@@ -71,6 +71,11 @@ func (j *Journal) forth(r *Record, m Move) error {
 	if err != nil {
 		return err
 	}
+	if now != m.Old {
+		if err := j.executable(m.Part, live); err != nil {
+			return err
+		}
+	}
 	if now == m.New {
 		return j.force(live)
 	}
@@ -80,6 +85,22 @@ func (j *Journal) forth(r *Record, m Move) error {
 		return fmt.Errorf("%s is not the file that was prepared", m.Fresh)
 	}
 	return swap.File(j.disk, live, fresh, "")
+}
+
+// executable lets a program be executed that an upgrader of the original has left half done, which makes files without that and
+// allows it last (protocol §4.6): what takes the place of a file takes over its mode.
+func (j *Journal) executable(p Part, live string) error {
+	if p.mode()&0o100 == 0 || j.goos == "windows" {
+		return nil
+	}
+	info, err := j.disk.Lstat(live)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o100 != 0 {
+		return err
+	}
+	return j.disk.Chmod(live, p.mode())
 }
 
 // force makes certain what is there already: who put it there may have been killed before that, or may not be one of ours.
