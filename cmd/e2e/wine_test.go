@@ -570,7 +570,7 @@ func TestWinePackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"./windows", "./service", "./service/control", "./service/proc", "./upgrader/swap", "./agent/config", "./cmd/daemon"} {
+	for _, folder := range []string{"./windows", "./service", "./service/control", "./service/proc", "./upgrader/swap", "./upgrader/internal/powercut", "./upgrader/journal", "./upgrader/unpack", "./upgrader/trust", "./upgrader/fetch", "./agent/config", "./cmd/daemon"} {
 		t.Run(strings.TrimPrefix(folder, "./"), func(t *testing.T) {
 			cmd := exec.Command("go", "test", "-count=1", "-timeout", "4m", "-exec", w.tool+" run "+w.name, folder)
 			cmd.Dir = root
