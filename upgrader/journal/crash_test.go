@@ -313,6 +313,9 @@ func (s scenario) recovered(d *powercut.Disk) error {
 	if r.Damaged != "" {
 		return fmt.Errorf("record at %s is damaged", r.Damaged)
 	}
+	if r.State == Trial && !r.Record.onTrial() {
+		return errors.New("on trial is what nothing tries")
+	}
 	before := d.Tree()
 	again, err := j.Recover(context.Background(), Last{})
 	if err != nil {
@@ -366,7 +369,13 @@ func (s scenario) wanted() string {
 // ended reports what is wrong with an installation when all is over.
 func (s scenario) ended(j *Journal, d *powercut.Disk) error {
 	j.Sweep()
-	j.SweepTrees("jdk", "jdk17")
+	list, err := j.History()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(a Attempt) bool { return a.State == Settled || a.State == TakenBack }) {
+		j.SweepTrees("jdk", "jdk17") // a crash came before there was a record of what was unpacked
+	}
 	if err := s.whole(j, d); err != nil {
 		return fmt.Errorf("at the end: %w", err)
 	}
@@ -375,10 +384,6 @@ func (s scenario) ended(j *Journal, d *powercut.Disk) error {
 	}
 	if found := strays(j, d); len(found) > 0 {
 		return fmt.Errorf("left behind: %q", found)
-	}
-	list, err := j.History()
-	if err != nil {
-		return err
 	}
 	isNew := s.generation(d) == "newer"
 	var settled int

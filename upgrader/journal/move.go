@@ -233,6 +233,7 @@ func (j *Journal) marked(dir, id string) bool {
 // keep the upgrade open.
 func (j *Journal) undo(f Found, c cause) (Result, error) {
 	var errs []error
+	var rest []Move // directories whose old one is live again: what is beside it is the new one
 	for _, m := range slices.Backward(f.Record.Moves) {
 		if m.late() {
 			continue
@@ -240,6 +241,8 @@ func (j *Journal) undo(f Found, c cause) (Result, error) {
 		err := j.back(f.Record, m)
 		var gone *goneError
 		switch {
+		case err == nil && m.Tree:
+			rest = append(rest, m)
 		case errors.As(err, &gone):
 			j.log.Error("Part of an upgrade stays", "upgrade", f.Record.ID, "part", string(m.Part), "err", err)
 			c.Why += "; " + err.Error()
@@ -256,12 +259,14 @@ func (j *Journal) undo(f Found, c cause) (Result, error) {
 		j.unshelve(f.Record)
 	}
 	ended := j.end(f.Record, how, c)
-	for _, m := range f.Record.Moves {
-		for _, name := range []string{m.Fresh, m.Kept} {
-			if m.Tree && name != "" {
-				j.dropMarked(name, f.Record.ID)
-			}
+	for _, m := range rest {
+		j.dropNew(m.Fresh, m.Live)
+		if m.Kept != "" {
+			j.dropNew(m.Kept, m.Live)
 		}
+	}
+	if err := j.disk.Sync(j.home); err != nil { // once the record is closed, nobody looks for them
+		return Result{State: f.State, Record: f.Record, Ended: ended}, fmt.Errorf("close upgrade %s: %w", f.Record.ID, err)
 	}
 	j.drop(j.in(f.Record.ID, "new"), j.in(f.Record.ID, "old")) // what is live has them
 	result, err := j.close(f, ended)

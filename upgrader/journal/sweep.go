@@ -196,15 +196,14 @@ func (j *Journal) SweepTrees(live ...string) {
 	}
 }
 
-// dropMarked removes a new directory of an upgrade that did not stay; where it has become a link (see swap.Dir), what that leads to
-// as well, and first: a link to nothing is found again, a directory without a link is not.
-func (j *Journal) dropMarked(name, id string) {
+// dropNew removes a new directory that did not stay, or what is left of it; where it has become a link (see swap.Dir), what that
+// leads to as well, and first: a link to nothing is found again, a directory without a link is not.
+func (j *Journal) dropNew(name, live string) {
 	path := j.at(name)
-	if !j.marked(path, id) {
-		return
-	}
 	if target, err := j.disk.Readlink(path); err == nil && slot.MatchString(target) {
-		j.drop(j.path(target))
+		if used, err := j.disk.Readlink(j.at(live)); err != nil || used != target {
+			j.drop(j.path(target))
+		}
 	}
 	j.drop(path)
 }
