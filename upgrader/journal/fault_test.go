@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -343,7 +344,7 @@ func TestBeginThatFailsLastIsForgottenForGood(t *testing.T) {
 			renamed = false
 			return errFault
 		}
-		renamed = renamed || op == "rename" && strings.HasSuffix(path, "/"+recordOf)
+		renamed = renamed || op == "rename" && filepath.Base(path) == recordOf
 		return nil
 	}
 	if _, err := j.Begin(s.plan()); !errors.Is(err, errFault) {
