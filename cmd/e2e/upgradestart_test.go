@@ -264,9 +264,6 @@ func TestUpgraderReplacesAll(t *testing.T) {
 				}
 			}
 			t.Logf("last request of the old agent to the first of the new: %v", first.At.Sub(last).Round(time.Millisecond))
-			if os.Getenv("SHOWLOG") != "" {
-				t.Log(w.home.Log(), first.At)
-			}
 			if !lab.Eventually(30*time.Second, func() bool { return w.over("settled") }) {
 				t.Fatalf("not settled: %v %+v\n%s", w.left(), w.history(), w.home.Log())
 			}

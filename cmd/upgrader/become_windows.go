@@ -30,9 +30,9 @@ func become(path string, args []string, runs func(pid int)) error {
 // divert does nothing: here devopsDaemon keeps the agent, and what it says.
 func divert(string) (restore func(), err error) { return func() {}, nil }
 
-// detach lets a program outlive us, our console and the job that the agent is in.
+// detach lets a program outlive us and our console. It stays in the job of the agent, which ends with nobody.
 func detach(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: win.CREATE_NEW_PROCESS_GROUP | win.DETACHED_PROCESS | win.CREATE_BREAKAWAY_FROM_JOB}
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: win.CREATE_NEW_PROCESS_GROUP | win.DETACHED_PROCESS}
 }
 
 // setUmask does nothing: modes come from the directory.
