@@ -108,8 +108,8 @@ type instance struct {
 	name string
 }
 
-// instances lays the old release out as a package's and starts an agent per name.
-func instances(t *testing.T, old release, toml string, names ...string) map[string]*instance {
+// instances lays the old edition out as a package's and starts an agent per name.
+func instances(t *testing.T, old edition, toml string, names ...string) map[string]*instance {
 	t.Helper()
 	m := packaged(t, "bad", "")
 	for name := range old.sums {
@@ -226,7 +226,7 @@ func TestSystemdBadVersions(t *testing.T) {
 }
 
 // goesBack upgrades to a bad version and measures until the old one works again.
-func (in *instance) goesBack(b badVersion, old release) {
+func (in *instance) goesBack(b badVersion, old edition) {
 	begun := time.Now()
 	said, err := in.upgrade("/opt/" + b.name)
 	if b.refused {
@@ -296,7 +296,7 @@ func lastLine(said string, err error) string {
 }
 
 // stays upgrades to a good version whose server fails from its first second on, for LAB_TROUBLE.
-func (in *instance) stays(target release) {
+func (in *instance) stays(target edition) {
 	trouble := time.Duration(envInt(in.T, "LAB_TROUBLE_MINUTES", 2)) * time.Minute
 	said, err := in.upgrade("/opt/good")
 	if err != nil {

@@ -31,7 +31,7 @@ type upgraded struct {
 	*testing.T
 	home     *lab.Home
 	rec      *lab.Recorder
-	releases [2]release
+	releases [2]edition
 	keeper   string // "devopsDaemon", or "upgrader start" in a loop, as service managers have it
 	rng      *rand.Rand
 
@@ -83,7 +83,7 @@ func labSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// newSite makes a home with the first release in it; volume, if any, is mounted there.
+// newSite makes a home with the first edition in it; volume, if any, is mounted there.
 func newSite(t *testing.T, keeper string, seed uint64, y *tally, volume *volume) *upgraded {
 	t.Helper()
 	s := &upgraded{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
@@ -257,24 +257,24 @@ func (s *upgraded) state() string {
 	return filepath.Base(names[len(names)-1])
 }
 
-// live finds which release the home has: all its programs must be of one.
-func (s *upgraded) live() (release, error) {
+// live finds which edition the home has: all its programs must be of one.
+func (s *upgraded) live() (edition, error) {
 	for _, r := range s.releases {
 		sum, err := digest(s.home.Path("devopsAgent"))
 		if err != nil {
-			return release{}, err
+			return edition{}, err
 		}
 		if sum != r.sums["devopsAgent"] {
 			continue
 		}
 		for name, want := range r.sums {
 			if sum, err := digest(s.home.Path(name)); err != nil || sum != want {
-				return release{}, errors.Join(fmt.Errorf("devopsAgent is of %s, and %s is not", r.version, name), err)
+				return edition{}, errors.Join(fmt.Errorf("devopsAgent is of %s, and %s is not", r.version, name), err)
 			}
 		}
 		return r, nil
 	}
-	return release{}, errors.New("devopsAgent is of no release")
+	return edition{}, errors.New("devopsAgent is of no edition")
 }
 
 // jdk finds out whether the JDK is one of the two, and whole.
@@ -294,7 +294,7 @@ func (s *upgraded) jdk() error {
 		}
 		return nil
 	}
-	return errors.New("jdk/bin/java is of no release")
+	return errors.New("jdk/bin/java is of no edition")
 }
 
 // calm waits until nothing is under way and the agent runs from the live file, and says what that took.
@@ -449,7 +449,7 @@ func (s *upgraded) strike() {
 }
 
 // offer runs the CLI and sends what it said when it has ended.
-func (s *upgraded) offer(target release) <-chan string {
+func (s *upgraded) offer(target edition) <-chan string {
 	over := make(chan string, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -461,7 +461,7 @@ func (s *upgraded) offer(target release) <-chan string {
 }
 
 // drop puts the programs into tmp/ and runs the upgrader there, as an agent of the original does, and people.
-func (s *upgraded) drop(target release) <-chan string {
+func (s *upgraded) drop(target edition) <-chan string {
 	over := make(chan string, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -523,8 +523,8 @@ func (s *upgraded) run() error {
 	return nil
 }
 
-// refused reports that a release was taken back here before: only the CLI can force it.
-func (s *upgraded) refused(target release) bool {
+// refused reports that an edition was taken back here before: only the CLI can force it.
+func (s *upgraded) refused(target edition) bool {
 	names, _ := filepath.Glob(s.home.Path("upgrade", "*", "attempt.json"))
 	return slices.ContainsFunc(names, func(name string) bool {
 		data, _ := os.ReadFile(name)

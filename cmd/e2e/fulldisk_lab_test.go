@@ -112,8 +112,8 @@ func (s *upgraded) until(p phase) {
 	}
 }
 
-// target is the release that does not run.
-func (s *upgraded) target() release {
+// target is the edition that does not run.
+func (s *upgraded) target() edition {
 	s.Helper()
 	now, err := s.live()
 	if err != nil {

@@ -22,7 +22,7 @@ type outlet struct {
 	*testing.T
 	vm       *lab.VM
 	rec      *lab.Recorder
-	releases [2]release
+	releases [2]edition
 	rng      *rand.Rand
 	keeper   string
 	took     time.Duration // an upgrade, about
@@ -31,7 +31,7 @@ type outlet struct {
 // homeInside is where the agent is in the machine.
 const homeInside = "/srv/dev/agent"
 
-// bootScript is /payload/boot: it lays the first release out where there is none, and starts the keeper as the machine's own
+// bootScript is /payload/boot: it lays the first edition out where there is none, and starts the keeper as the machine's own
 // scheduler would. Who cuts the power looks for the states of the upgrade on the console.
 const bootScript = `#!/bin/sh
 home=` + homeInside + `
@@ -44,7 +44,12 @@ if [ ! -e /srv/dev/laid ]; then
 	sync
 fi
 ls $home/upgrade | grep open- | sed 's/^/lab: found /'
-inotifyd - $home/upgrade:ny >/dev/console 2>&1 &
+while true; do
+	set -- $home/upgrade/open-*
+	[ "$1" = "$last" ] || echo "lab: state ${1##*/}"
+	last=$1
+	usleep 10000
+done &
 case $(cat /payload/keeper) in
 devopsDaemon)
 	su dev -c "cd $home && ./upgrader keep --home $home" >/tmp/keeper 2>&1 &
@@ -58,7 +63,7 @@ devopsDaemon)
 esac
 `
 
-// newOutlet makes a machine with the first release in it.
+// newOutlet makes a machine with the first edition in it.
 func newOutlet(t *testing.T, disk, keeper string, seed uint64) *outlet {
 	t.Helper()
 	o := &outlet{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
@@ -123,7 +128,7 @@ func (o *outlet) sh(format string, args ...any) string {
 }
 
 // up waits until the agent polls, nothing is under way, and checks that there is one complete version. It returns that.
-func (o *outlet) up(mark int) release {
+func (o *outlet) up(mark int) edition {
 	o.Helper()
 	if _, ok := o.rec.WaitFor(90*time.Second, mark, lab.Ask); !ok {
 		o.Fatal("no poll within 90 s of the boot")
@@ -138,9 +143,9 @@ func (o *outlet) up(mark int) release {
 		o.Fatalf("not calm: %s", why)
 	}
 	out := o.sh("cd %s; sha256sum devopsAgent devopsDaemon upgrader; ./devopsAgent version; jdk/bin/java -version; cat jdk/release jdk/lib/* | md5sum", homeInside)
-	at := slices.IndexFunc(o.releases[:], func(r release) bool { return strings.Contains(out, r.sums["devopsAgent"]) })
+	at := slices.IndexFunc(o.releases[:], func(r edition) bool { return strings.Contains(out, r.sums["devopsAgent"]) })
 	if at < 0 {
-		o.Fatalf("no release: %s", out)
+		o.Fatalf("no edition: %s", out)
 	}
 	r := o.releases[at]
 	for name, sum := range r.sums {
@@ -151,7 +156,7 @@ func (o *outlet) up(mark int) release {
 	if !strings.Contains(out, "\n"+r.version) {
 		o.Errorf("version: %s", out)
 	}
-	whole := slices.ContainsFunc(o.releases[:], func(r release) bool { return strings.Contains(out, r.java+")") && strings.Contains(out, r.treeSum()) })
+	whole := slices.ContainsFunc(o.releases[:], func(r edition) bool { return strings.Contains(out, r.java+")") && strings.Contains(out, r.treeSum()) })
 	if !whole {
 		o.Errorf("the JDK is not whole: %s", out)
 	}
@@ -165,7 +170,7 @@ func (o *outlet) strays() string {
 }
 
 // cut upgrades until the power goes, at a moment of its own choice, and returns in what state that was.
-func (o *outlet) cut(now release) (state string, what lab.Cut) {
+func (o *outlet) cut(now edition) (state string, what lab.Cut) {
 	o.Helper()
 	target := o.releases[0]
 	if now.version == target.version {
@@ -185,7 +190,7 @@ func (o *outlet) cut(now release) (state string, what lab.Cut) {
 		<-time.After(time.Duration(o.rng.Int64N(int64(o.took))))
 	} else {
 		want := []string{"open-ready", "open-trial-0", "open-trial-1", "open-settle"}[o.rng.IntN(4)]
-		_ = lab.Eventually(3*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
+		_ = lab.Eventually(2*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
 		<-time.After(time.Duration(o.rng.Int64N(int64(300 * time.Millisecond))))
 	}
 	what = o.vm.Cut(o.rng.Uint64() | 1)
@@ -193,7 +198,7 @@ func (o *outlet) cut(now release) (state string, what lab.Cut) {
 	said := strings.Fields(o.vm.Console()[before:])
 	for _, word := range said {
 		if strings.HasPrefix(word, "open-") {
-			state = word
+			state = strings.TrimSuffix(word, "*") // "open-*" when none is there any more
 		}
 	}
 	return state, what

@@ -21,8 +21,8 @@ import (
 	"github.com/devops-agent/devops-agent/cmd/internal/lab"
 )
 
-// release is one version of everything, as "devopsAgent upgrade --from" takes it: the programs, and a JDK whose java is a script.
-type release struct {
+// edition is one version of everything, as "devopsAgent upgrade --from" takes it: the programs, and a JDK whose java is a script.
+type edition struct {
 	version string            // of the programs
 	java    string            // in the third line of "java -version"
 	dir     string            // the bundle
@@ -32,8 +32,8 @@ type release struct {
 const versionFlag = "-s -w -X github.com/devops-agent/devops-agent/cmd/internal/cli.version="
 
 // releases builds v1 and v2 once per process of the tests.
-var releases = sync.OnceValues(func() ([2]release, error) { //nolint:gochecknoglobals // built once, like programs
-	var both [2]release
+var releases = sync.OnceValues(func() ([2]edition, error) { //nolint:gochecknoglobals // built once, like programs
+	var both [2]edition
 	top, err := os.MkdirTemp(os.Getenv("E2E_DIR"), "releases")
 	if err != nil {
 		return both, err
@@ -49,8 +49,8 @@ var releases = sync.OnceValues(func() ([2]release, error) { //nolint:gochecknogl
 	return both, nil
 })
 
-func makeRelease(dir, version, java string) (release, error) {
-	r := release{version: version, java: "lab-" + java, dir: dir, sums: map[string]string{}}
+func makeRelease(dir, version, java string) (edition, error) {
+	r := edition{version: version, java: "lab-" + java, dir: dir, sums: map[string]string{}}
 	root, err := lab.ModuleRoot()
 	if err == nil {
 		err = os.MkdirAll(dir, 0o755) //nolint:gosec // other accounts upgrade from it
@@ -83,13 +83,13 @@ func digest(path string) (_ string, err error) {
 }
 
 // java is a JDK's java that answers and does nothing else.
-func (r release) javaScript() string {
+func (r edition) javaScript() string {
 	lines := fmt.Sprintf("openjdk version \"1.8.0_352\"\nOpenJDK Runtime Environment (build 1.8.0_352-%[1]s)\nOpenJDK 64-Bit Server VM (build 25.352-b1, %[1]s)\n", r.java)
 	return "#!/bin/sh\ncat >&2 <<'END'\n" + lines + "END\n"
 }
 
 // files of the JDK: some, so that half of one can be told from a whole one.
-func (r release) files() map[string]string {
+func (r edition) files() map[string]string {
 	files := map[string]string{"release": "JAVA_VERSION=\"1.8.0_352\"\n", "bin/java": r.javaScript()}
 	for i := range 40 {
 		files[fmt.Sprintf("lib/part%02d", i)] = strings.Repeat(r.java+"\n", 500)
@@ -97,7 +97,7 @@ func (r release) files() map[string]string {
 	return files
 }
 
-func (r release) writeJDK(path string) (err error) {
+func (r edition) writeJDK(path string) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -121,8 +121,8 @@ func (r release) writeJDK(path string) (err error) {
 	return z.Close()
 }
 
-// lay puts the release into a home, as an installation has it.
-func (r release) lay(home string) error {
+// lay puts the edition into a home, as an installation has it.
+func (r edition) lay(home string) error {
 	for name := range r.sums {
 		// by a process of its own: a child of another test, just forked, would hold the file open for writing (ETXTBSY)
 		if out, err := exec.Command("cp", filepath.Join(r.dir, name), filepath.Join(home, name)).CombinedOutput(); err != nil {
@@ -142,7 +142,7 @@ func (r release) lay(home string) error {
 }
 
 // bothReleases are v1 and v2.
-func bothReleases(t *testing.T) [2]release {
+func bothReleases(t *testing.T) [2]edition {
 	t.Helper()
 	both, err := releases()
 	if err != nil {
@@ -152,7 +152,7 @@ func bothReleases(t *testing.T) [2]release {
 }
 
 // treeSum is the MD5 of the JDK's files but for bin, one after the other.
-func (r release) treeSum() string {
+func (r edition) treeSum() string {
 	files := r.files()
 	h := md5.New() //nolint:gosec // to compare
 	_, _ = io.WriteString(h, files["release"])
