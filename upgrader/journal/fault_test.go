@@ -360,7 +360,7 @@ func TestBeginThatFailsLastIsForgottenForGood(t *testing.T) {
 
 // BK-CI's own install script and upgrader force nothing to the disk.
 func TestOldProgramsAreForcedToTheDiskAsWell(t *testing.T) {
-	s := scenarios()[1]
+	s := scenario{parts: []Part{Agent, Daemon}, kind: FromServer, end: undone, back: true}
 	d := s.disk()
 	live := onModel(d).path("devopsAgent")
 	if err := errors.Join(d.Remove(live), d.Write(live, []byte(content(Agent, "old")), 0o755)); err != nil {
@@ -370,7 +370,7 @@ func TestOldProgramsAreForcedToTheDiskAsWell(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cut := range d.Cuts(100, 1) {
-		if bad := s.recovered(cut); bad != nil {
+		if bad := s.survives(cut); bad != nil {
 			t.Fatal(bad)
 		}
 	}
