@@ -30,7 +30,7 @@ func (c *changes) begin() bool {
 	if c.busy || c.now.Phase == control.OnTrial {
 		return false
 	}
-	c.busy, c.now.Refused = true, ""
+	c.busy = true
 	return true
 }
 
@@ -66,7 +66,7 @@ func (c *changes) enter(p control.UpgradePhase, to string) {
 	at := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.now.Phase, c.now.To, c.now.Since = p, to, &at
+	c.now.Phase, c.now.To, c.now.Since, c.now.Refused = p, to, &at, ""
 }
 
 // attempt notes the id that an upgrade has from replacing on.
@@ -216,21 +216,18 @@ func (a *Agent) exclusive(ctx context.Context, patient bool) (release func(), ok
 	a.teller.changed()
 	until := time.Now().Add(answerPatience)
 	for {
+		freed := a.slots.Freed()
 		builds := a.slots.Busy() || a.scripts() > 0
 		if !builds {
 			if release, ok := a.slots.Exclusive(); ok {
 				return func() { release(); reopen() }, true
 			}
 		}
-		pause := 10 * time.Millisecond
+		pause, wake := 10*time.Millisecond, (<-chan struct{})(nil) // a question is under way, or a seat held for the moment in which the gate says no
 		if builds {
-			pause = time.Second
+			pause, wake = time.Second, freed // scripts have no seats
 		}
-		if !patient && (builds || time.Now().After(until)) || !sleepOr(ctx, pause, a.building.idle()) {
-			reopen()
-			return nil, false
-		}
-		if !builds && !sleep(ctx, 10*time.Millisecond) { // a seat is held for the moment in which the gate says no
+		if !patient && (builds || time.Now().After(until)) || !sleepOr(ctx, pause, wake) {
 			reopen()
 			return nil, false
 		}

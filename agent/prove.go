@@ -13,8 +13,11 @@ import (
 	"github.com/devops-agent/devops-agent/upgrader/journal"
 )
 
-// provingEvery is the distance of looks at ourselves while we are on trial.
-const provingEvery = 250 * time.Millisecond
+// The distance of looks at ourselves while we are on trial.
+const (
+	provingEvery = 250 * time.Millisecond
+	waitingEvery = 2 * time.Second // for a server
+)
 
 // prove ends the trial that this program is on (design: upgrades): it has to run for a while, and its server has to have answered
 // it where it answered the version before. A server in trouble is waited for; that is no fault of ours.
@@ -36,11 +39,11 @@ func (a *Agent) prove(ctx context.Context) error {
 	if !sleep(ctx, time.Until(a.began.Add(time.Duration(r.Proof)*time.Second))) {
 		return nil
 	}
-	well := false
-	for sleep(ctx, provingEvery) {
+	well, pause := false, provingEvery
+	for sleep(ctx, pause) {
 		settled, waits := a.proved(r)
 		if waits && !well {
-			well = true
+			well, pause = true, waitingEvery
 			a.Log.Info("This version is well and waits for its server", "upgrade", r.ID)
 			a.under(ctx, a.journal.Well)
 		}

@@ -402,6 +402,7 @@ func (a *Agent) begin(do func(context.Context) (stays bool, err error)) error {
 	if !a.changes.begin() {
 		return &busyError{a.changes.status().Phase}
 	}
+	a.changes.enter(control.Checking, "")
 	a.change(context.Background(), func(ctx context.Context) {
 		stays, err := do(ctx)
 		switch {
