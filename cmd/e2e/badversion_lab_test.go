@@ -241,6 +241,7 @@ func (in *instance) goesBack(b badVersion, old edition) {
 		}
 		return
 	}
+	said, err := in.upgrade("/opt/" + b.name)
 	if err != nil {
 		in.Errorf("%s: upgrade: %s %v", b.name, said, err)
 		return
@@ -259,28 +260,24 @@ func (in *instance) goesBack(b badVersion, old edition) {
 		list := in.attempts()
 		return len(list) > 0 && attemptOf(list[0]).State == "rolled-back" && in.runs(old.sums["devopsAgent"])
 	})
-	mark := in.rec.Mark()
 	if !back {
 		in.Errorf("%s: not taken back: upgrade %q, history %v", b.name, in.open(), in.attempts())
 		return
 	}
-	q, ok := in.rec.Wait(60*time.Second, max(mark-3, 0), func(q lab.Request) bool { return q.Endpoint == lab.Startup || q.Endpoint == lab.Ask })
-	if !ok {
+	if _, ok := in.rec.WaitFor(60*time.Second, in.rec.Mark(), lab.Ask); !ok {
 		in.Errorf("%s: the old version does not work", b.name)
 		return
 	}
-	took := q.At.Sub(trial)
+	starts := in.rec.Of(lab.Startup) // the last is that of the old version
+	took := starts[len(starts)-1].At.Sub(trial)
 	a := attemptOf(in.attempts()[0])
-	number(in.T, "%-10s taken back, and the old works after %.1f s: %s; last: %s", b.name, took.Seconds(), a.Reason, a.LastExit)
+	number(in.T, "%-10s taken back, and the old works after %.1f s: %s; last: %q, %q", b.name, took.Seconds(), a.Reason, a.LastExit, a.Stderr[:min(len(a.Stderr), 80)])
 	if took > backLimit {
 		in.Errorf("%s: the old version works after %v, want at most %v", b.name, took, backLimit)
 	}
-	if said, err := in.upgrade("/opt/" + b.name); err == nil && !strings.Contains(said, "taken back") {
-		if lab.Eventually(10*time.Second, func() bool { return in.open() != "" }) {
-			in.Errorf("%s: it is taken again: %s", b.name, said)
-		}
-	} else {
-		in.Logf("%s, offered again: %s", b.name, lastLine(said, err))
+	again, err := in.upgrade("/opt/"+b.name, "--wait")
+	if err == nil || !strings.Contains(again+err.Error(), "taken back") {
+		in.Errorf("%s, offered again: %s %v", b.name, again, err)
 	}
 	if !in.runs(old.sums["devopsAgent"]) {
 		in.Errorf("%s: the old version does not run after a second offer", b.name)
@@ -380,6 +377,7 @@ func TestSystemdUpgradeOffline(t *testing.T) {
 		in.box.Copy(filepath.Join(releases[1].dir, name), "/opt/next/"+name)
 	}
 	in.rec.Stop()
+	in.awaitStatus(60*time.Second, "unreachable")
 	rollback := func() (string, error) {
 		return in.box.As(in.account, "", in.home+"/devopsAgent", "rollback", "--home", in.home)
 	}

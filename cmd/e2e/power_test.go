@@ -67,7 +67,7 @@ esac
 func newOutlet(t *testing.T, disk, keeper string, seed uint64) *outlet {
 	t.Helper()
 	o := &outlet{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
-		rng: rand.New(rand.NewPCG(seed, 8)), took: 6 * time.Second} //nolint:gosec // a test repeats itself
+		rng: rand.New(rand.NewPCG(seed, 8)), took: 15 * time.Second} //nolint:gosec // a test repeats itself
 	payload := t.TempDir()
 	home := filepath.Join(payload, "home")
 	if err := os.MkdirAll(home, 0o755); err != nil { //nolint:gosec // an install tree
@@ -169,29 +169,55 @@ func (o *outlet) strays() string {
 	return strings.TrimSpace(out)
 }
 
+// upgradeTo is the line that upgrades to another edition.
+func upgradeTo(target edition) string {
+	return fmt.Sprintf("su dev -c '/payload/%s/devopsAgent upgrade --from /payload/%[1]s --force --wait --home %s'", target.version, homeInside)
+}
+
+// whole upgrades while the power stays, and measures that.
+func (o *outlet) whole(now edition) edition {
+	o.Helper()
+	begun, target := time.Now(), o.other(now)
+	o.sh("%s", upgradeTo(target))
+	o.took = time.Since(begun)
+	if now = o.up(o.rec.Mark()); now.version != target.version {
+		o.Fatalf("%s runs after an upgrade to %s", now.version, target.version)
+	}
+	return now
+}
+
+// other is the edition that does not run.
+func (o *outlet) other(now edition) edition {
+	if now.version == o.releases[0].version {
+		return o.releases[1]
+	}
+	return o.releases[0]
+}
+
 // cut upgrades until the power goes, at a moment of its own choice, and returns in what state that was.
 func (o *outlet) cut(now edition) (state string, what lab.Cut) {
 	o.Helper()
-	target := o.releases[0]
-	if now.version == target.version {
-		target = o.releases[1]
-	}
+	target := o.other(now)
 	before := len(o.vm.Console())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		begun := time.Now()
 		// the machine may be gone before it answers
-		if _, err := o.vm.Exec(fmt.Sprintf("su dev -c '/payload/%s/devopsAgent upgrade --from /payload/%[1]s --force --wait --home %s'", target.version, homeInside)); err == nil {
+		_, err := o.vm.Exec(upgradeTo(target))
+		switch {
+		case err == nil:
 			o.took = time.Since(begun)
+		case !strings.Contains(err.Error(), "machine"): // it ended before the power did
+			o.Errorf("the upgrade: %v", err)
 		}
 	}()
 	if o.rng.IntN(3) == 0 {
 		<-time.After(time.Duration(o.rng.Int64N(int64(o.took))))
 	} else {
 		want := []string{"open-ready", "open-trial-0", "open-trial-1", "open-settle"}[o.rng.IntN(4)]
-		_ = lab.Eventually(2*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
-		<-time.After(time.Duration(o.rng.Int64N(int64(300 * time.Millisecond))))
+		_ = lab.Eventually(3*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
+		<-time.After(time.Duration(o.rng.Int64N(int64(o.took / 10))))
 	}
 	what = o.vm.Cut(o.rng.Uint64() | 1)
 	<-ended
@@ -217,6 +243,7 @@ func TestPower(t *testing.T) {
 			begun := time.Now()
 			o := newOutlet(t, disk, []string{"devopsDaemon", "upgrader start"}[n], seed+uint64(n))
 			now := o.up(0)
+			now = o.whole(now)
 			states, versions, lost := map[string]int{}, map[string]int{}, 0
 			for i := range (cuts + 1 - n) / 2 {
 				state, what := o.cut(now)
