@@ -217,7 +217,9 @@ func (o *outlet) cut(now edition) (state string, what lab.Cut) {
 	} else {
 		want := []string{"open-ready", "open-trial-0", "open-trial-1", "open-settle"}[o.rng.IntN(4)]
 		_ = lab.Eventually(3*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
-		<-time.After(time.Duration(o.rng.Int64N(int64(o.took / 10))))
+		if o.rng.IntN(3) > 0 { // else at once
+			<-time.After(time.Duration(o.rng.Int64N(int64(o.took / 20))))
+		}
 	}
 	what = o.vm.Cut(o.rng.Uint64() | 1)
 	<-ended
