@@ -166,10 +166,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	a.adopt(ctx)
+	trial := a.noteTrial()
 	var loops sync.WaitGroup
 	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })
 	loops.Go(func() { a.leaver(ctx, func() { stop(nil) }) })
-	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure, a.prove, a.tellEnds} {
+	prove := func(ctx context.Context) error { return a.prove(ctx, trial) }
+	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure, prove, a.tellEnds} {
 		loops.Go(func() {
 			if err := loop(ctx); err != nil {
 				stop(err)

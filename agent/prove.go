@@ -16,26 +16,22 @@ import (
 // The distance of looks at ourselves while we are on trial.
 const (
 	provingEvery = 250 * time.Millisecond
-	waitingEvery = 2 * time.Second // for a server
+	waitingEvery = 2 * time.Second  // for a server
+	foreignEvery = 10 * time.Second // at somebody else's trial
 )
 
 // prove ends the trial that this program is on (design: upgrades): it has to run for a while, and its server has to have answered
 // it where it answered the version before. A server in trouble is waited for; that is no fault of ours.
-func (a *Agent) prove(ctx context.Context) error {
+func (a *Agent) prove(ctx context.Context, r *journal.Record) error {
 	a.noteLast()
-	found := a.trial()
-	if found.Record == nil {
+	if r == nil {
 		return nil
 	}
-	r := found.Record
-	to := ""
-	if m, ok := r.Of(journal.Agent); ok {
-		to = m.To
+	if !a.isTrialOf(r) {
+		a.awaitTrial(ctx, r.ID)
+		return nil
 	}
-	a.changes.enter(control.OnTrial, to)
-	a.changes.attempt(r.ID, found.Starts)
-	a.teller.changed()
-	a.Log.Info("This version is on trial", "upgrade", r.ID, "version", to, "start", found.Starts, "of", journal.MostStarts)
+	a.Log.Info("This version is on trial", "upgrade", r.ID, "version", a.Version)
 	if !sleep(ctx, time.Until(a.began.Add(time.Duration(r.Proof)*time.Second))) {
 		return nil
 	}
@@ -88,24 +84,49 @@ func (a *Agent) proved(r *journal.Record) (settled, waits bool) {
 	return false, false
 }
 
-// trial is the upgrade on trial, if this program is what came with it.
-func (a *Agent) trial() journal.Found {
+// noteTrial looks whether an upgrade is on trial, before anything is said to the server: meanwhile no other one is asked for. nil is
+// none.
+func (a *Agent) noteTrial() *journal.Record {
 	found, err := a.journal.Current()
 	if err != nil {
 		a.Log.Warn("Open upgrade cannot be read", "err", err)
-		return journal.Found{}
+		return nil
 	}
 	if found.State != journal.Trial {
-		return journal.Found{}
+		return nil
 	}
+	to := ""
 	if m, ok := found.Record.Of(journal.Agent); ok {
-		sum, err := ownSum()
-		if err != nil || sum != m.New {
-			a.Log.Warn("Another version is on trial than the one that runs", "upgrade", found.Record.ID, "err", err)
-			return journal.Found{}
+		to = m.To
+	}
+	a.changes.enter(control.OnTrial, to)
+	a.changes.attempt(found.Record.ID, found.Starts)
+	return found.Record
+}
+
+// isTrialOf reports whether this program is what came with an upgrade.
+func (a *Agent) isTrialOf(r *journal.Record) bool {
+	m, ok := r.Of(journal.Agent)
+	if !ok {
+		return true
+	}
+	sum, err := ownSum()
+	if err == nil && sum == m.New {
+		return true
+	}
+	a.Log.Warn("Another version is on trial than the one that runs", "upgrade", r.ID, "err", err)
+	return false
+}
+
+// awaitTrial waits for the end of a trial that is not ours.
+func (a *Agent) awaitTrial(ctx context.Context, id string) {
+	for sleep(ctx, foreignEvery) {
+		if found, err := a.journal.Current(); err == nil && (found.State != journal.Trial || found.Record.ID != id) {
+			a.changes.proved()
+			a.noteLast()
+			return
 		}
 	}
-	return found
 }
 
 // ownSum is the SHA-256 of the program that runs.

@@ -261,11 +261,16 @@ func (a *Agent) prepare(ctx context.Context, order upgrader.Order, from upgrader
 	a.changes.enter(control.Downloading, "")
 	u := a.upgrader()
 	u.Checking = func(what string) { a.changes.enter(control.Checking, what) }
+	began := time.Now()
 	inv, err := u.TakeStock(a.installed())
 	if err != nil {
 		return nil, err
 	}
-	return u.Prepare(ctx, order, inv, from, force)
+	s, err := u.Prepare(ctx, order, inv, from, force)
+	if err == nil && s.Any() {
+		a.Log.Info("Upgrade fetched and checked", "brings", s.String(), "after", time.Since(began).Round(time.Millisecond))
+	}
+	return s, err
 }
 
 // replace puts a stage into place. What needs no restart works at once. When the agent is replaced it ends, stays is true, and the
