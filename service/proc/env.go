@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf16"
 )
 
@@ -20,7 +21,8 @@ const maxEnv = 4 << 20
 //
 // Linux reads /proc, macOS asks kern.procargs2, Windows reads the environment block in the other process. All
 // three show the environment a process was started with, and only for processes that we may look at: those of our
-// account, or all for root and administrators. The pids that were killed are returned also with an error.
+// account, or all for root and administrators. The pids that were killed are returned also with an error; they are gone
+// then, unless one takes longer to die than two seconds.
 func KillByEnv(want map[string]string, spare func(env map[string]string) bool, except ...int) (killed []int, err error) {
 	if len(want) == 0 {
 		return nil, nil // everything would match
@@ -48,6 +50,12 @@ func KillByEnv(want map[string]string, spare func(env map[string]string) bool, e
 		if !found {
 			break
 		}
+	}
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); { // a kill is a wish until the victim runs again
+		if !slices.ContainsFunc(killed, func(pid int) bool { return Alive(pid, seen[pid]) }) {
+			break
+		}
+		<-time.After(2 * time.Millisecond)
 	}
 	return killed, nil
 }
