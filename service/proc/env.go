@@ -51,7 +51,7 @@ func KillByEnv(want map[string]string, spare func(env map[string]string) bool, e
 			break
 		}
 	}
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); { // a kill is a wish until the victim runs again
+	for deadline := time.Now().Add(killPatience); time.Now().Before(deadline); { // a kill is a wish until the victim runs again
 		if !slices.ContainsFunc(killed, func(pid int) bool { return Alive(pid, seen[pid]) }) {
 			break
 		}
