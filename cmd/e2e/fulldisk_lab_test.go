@@ -106,7 +106,9 @@ func (s *upgraded) until(p phase) {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {
-		if found, _ := filepath.Glob(s.home.Path(filepath.FromSlash(p.pattern))); len(found) > 0 {
+		found, _ := filepath.Glob(s.home.Path(filepath.FromSlash(p.pattern)))
+		// the JDK comes first, in an upgrade of its own
+		if programs, _ := filepath.Glob(s.home.Path("upgrade", "*", "old", "devopsAgent")); len(found) > 0 && (!strings.Contains(p.pattern, "open-") || len(programs) > 0) {
 			return
 		}
 	}
