@@ -355,7 +355,7 @@ func (s *Stage) tryAgent(ctx context.Context, force bool) {
 		}
 	}
 	if up := s.pieces[journal.Upgrader]; up != nil {
-		err = os.Chmod(up.path, 0o700)
+		err = makeExecutable(up.path)
 		if err == nil && Ours(up.path) { // another one would take the word for its default, which is to upgrade
 			up.version, err = s.tryProgram(ctx, up)
 		}
@@ -393,10 +393,20 @@ func (s *Stage) replacesDaemon() bool {
 
 // tryProgram asks a program for its version, which finds out whether it runs here at all.
 func (s *Stage) tryProgram(ctx context.Context, one *piece) (string, error) {
-	if err := os.Chmod(one.path, 0o700); err != nil {
+	if err := makeExecutable(one.path); err != nil {
 		return "", err
 	}
 	return Version(ctx, one.path)
+}
+
+// makeExecutable lets us run a download, and nobody else. One that we can run stays as it is: it may be of an earlier upgrade, with
+// other names.
+func makeExecutable(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm()&0o100 != 0 {
+		return err
+	}
+	return os.Chmod(path, 0o700)
 }
 
 // bad refuses what was taken back here before, or, when that is forced, forgives it.
