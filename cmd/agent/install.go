@@ -408,7 +408,7 @@ func (a *agentOf) uninstall(cmd *cobra.Command, now bool) error {
 func belongings() []string {
 	return []string{
 		config.PropertiesFile, config.BackupFile, ".enrolment", ".agent-package-*", config.CertFile, ".debug", ".install_type", ".keeper", ".removed", ".env", ".path",
-		".daemon_upgrade", "runtime", "logs", "tmp", "build_tmp", "docker_build_tmp", "docker_workspace", "workspace", "jdk", "jdk[0-9]*", "jdk_[0-9]*", "jre", "jre.zip", "jdk.zip", "jdk17.zip",
+		".daemon_upgrade", "runtime", "logs", "tmp", "build_tmp", "docker_build_tmp", "docker_workspace", "workspace", "upgrade", ".jdk.[0-9]*", ".jdk17.[0-9]*", "jdk", "jdk[0-9]*", "jdk_[0-9]*", "jre", "jre.zip", "jdk.zip", "jdk17.zip",
 		"agent.zip", "batch.zip", "worker-agent.jar", "telegraf.conf", "agent_docker_init.sh", "hs_err_pid*", "devops_agent_start_*.sh",
 		"devops_agent_prepare_start_*.sh", "devops_pipeline_*", "install.sh", "start.sh", "stop.sh", "uninstall.sh", "install.bat", "start.bat", "stop.bat",
 		"uninstall.bat", "devopsctl.vbs", "devopsDaemon", "devopsWorker", "upgrader", "installer", "devopsAgent",

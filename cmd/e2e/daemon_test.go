@@ -29,6 +29,7 @@ func daemonScenarios() []scenario {
 		both("daemon of the original", originalDaemon, 98, 99, 102),
 		both("drain --wait and a killed agent", drainWaits, 103),
 		both("upgrader's command line", upgraderArguments, 105, 106),
+		both("upgrader with a new agent", upgraderReplaces, 107),
 		both("upgrader and total-lock", upgraderUnderTotal, 108),
 	}
 }
@@ -355,6 +356,55 @@ func upgraderArguments(s *S) {
 	s.check(106, daemon.Alive() && w.one(), "agents %v", w.agents())
 	code, out := run("version")
 	s.check(105, code == 0 && strings.Count(out, "\n") == 1, "version: code %d, %q", code, out)
+}
+
+// upgraderReplaces: whoever reads the program while it is replaced finds a whole one, old or new; the old agent's process is gone.
+func upgraderReplaces(s *S) {
+	next, err := nextPrograms()
+	if err != nil {
+		s.Fatalf("%v", err)
+	}
+	w := s.world(lab.HomeOptions{})
+	live := w.home.Path("devopsAgent")
+	w.start()
+	old := w.agent.Pid()
+	upgrader := w.install(w.programs.Upgrader, "tmp/upgrader2")
+	w.install(next.agent, "tmp/devopsAgent")
+	sizes := map[int64]bool{}
+	for _, program := range []string{live, next.agent} {
+		info, err := os.Stat(program)
+		if err != nil {
+			s.Fatalf("%v", err)
+		}
+		sizes[info.Size()] = true
+	}
+	stop, looked := make(chan struct{}), make(chan string, 1)
+	looks := 0
+	go func() {
+		for {
+			select {
+			case <-stop:
+				looked <- ""
+				return
+			default:
+			}
+			info, err := os.Stat(live)
+			if err != nil || !sizes[info.Size()] || info.Mode().Perm()&0o100 == 0 {
+				looked <- fmt.Sprint(info, err)
+				return
+			}
+			looks++
+		}
+	}()
+	a := w.home.StartProgram(upgrader, w.home.Dir, []string{"-action=upgrade"})
+	code, err := a.Wait(time.Minute)
+	close(stop)
+	wrong := <-looked
+	s.check(107, err == nil && code == 0, "code %d, %v: %s", code, err, a.Output())
+	s.check(107, wrong == "" && looks > 100, "after %d looks: %s", looks, wrong)
+	s.check(107, lab.Eventually(20*time.Second, func() bool { return !slices.Contains(w.agents(), old) }), "the old agent, %d, still runs", old)
+	out, err := exec.Command(live, "version").Output()
+	s.check(107, err == nil && strings.TrimSpace(string(out)) == nextVersion, "version %q, %v", out, err)
 }
 
 func upgraderUnderTotal(s *S) {

@@ -242,6 +242,9 @@ func TestStatements(t *testing.T) {
 	if p.Agent == "" {
 		t.Fatal("cmd/agent has no code")
 	}
+	if _, err := nextPrograms(); err != nil { // not while others measure times
+		t.Fatal(err)
+	}
 	list := scenarios()
 	runs := map[string]*S{} // by scenario and mode; only used before subtests go parallel
 	tokens := make(chan struct{})

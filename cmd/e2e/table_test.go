@@ -11,8 +11,6 @@ type statement struct {
 	pending string
 }
 
-const upgradesPending = "upgrades are not built yet"
-
 func (s statement) modes() []string {
 	switch s.tag {
 	case "B":
@@ -133,7 +131,7 @@ func statements() []statement {
 		{104, "B", "version: one line, no lock, no network", ""},
 		{105, "B", "upgrader arguments", ""},
 		{106, "B", "upgrader with identical files", ""},
-		{107, "B", "upgrader with a new agent", upgradesPending},
+		{107, "B", "upgrader with a new agent", ""},
 		{108, "B", "upgrader waits for total-lock", ""},
 		{109, "B", "properties survive restarts and crashes", ""},
 		{110, "B", "properties of and for the original", ""},
