@@ -215,7 +215,7 @@ func TestCrashReadOnly(t *testing.T) {
 			}
 			state := s.state()
 			mark, runs := s.rec.Mark(), len(s.processes()["agent"]) > 0 && !strings.HasPrefix(state, "open-trial") // then it was just to be started
-			<-time.After(12 * time.Second) // two polls
+			<-time.After(12 * time.Second)                                                                         // two polls
 			if runs && s.rec.Mark() == mark {
 				t.Errorf("an agent that runs does not work on the read-only file system, state %q", s.state())
 			}
