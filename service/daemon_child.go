@@ -123,8 +123,11 @@ func (r *keeping) mind(ctx context.Context, c *child) error {
 	w.release()
 	how, outside := describe(exit, c.cmd.ProcessState)
 	if w.why == "" && exit != nil && !(outside && signalsTell) {
-		c.said.drain(&c.readers)
+		c.said.drain(&c.readers, restOf)
 		outside = outside && c.said.text() == "" // else it has said why it ended
+	}
+	if w.why == endHung {
+		c.said.drain(&c.readers, restOfStack)
 	}
 	c.close()
 	r.reap.reap(0)
@@ -556,6 +559,9 @@ const (
 	keptLines   = 8
 	linesMinute = 2000 // that get into the log
 	mostWords   = 400  // bytes of text
+
+	restOf      = 50 * time.Millisecond // for the rest of what an agent said that has ended
+	restOfStack = time.Second           // the same for one that was to write down where it hangs
 )
 
 // read takes what the agent says until its end, and puts it into the log.
@@ -600,10 +606,10 @@ func (l *lastWords) add(line string) {
 }
 
 // drain waits a moment for the rest.
-func (l *lastWords) drain(readers *sync.WaitGroup) {
+func (l *lastWords) drain(readers *sync.WaitGroup, limit time.Duration) {
 	all := make(chan struct{})
 	go func() { readers.Wait(); close(all) }()
-	timer := time.NewTimer(50 * time.Millisecond)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case <-all:
