@@ -746,6 +746,11 @@ func TestSystemdAgentOutOfMemory(t *testing.T) {
 	t.Parallel()
 	m := packaged(t, "oomagent", "").recorded()
 	m.limited()
+	// Once without a limit: the copy of its program that the agent makes in its home at the first start would count as its memory, and,
+	// as it can be dropped and read again, would keep it busy instead of killed.
+	m.ctl("start", m.unit)
+	m.await(bootLimit, "the unit is active", m.active)
+	m.ctl("stop", m.unit)
 	m.box.Write("/etc/systemd/system/"+m.unit+".d/memory.conf", "[Service]\nMemoryMax=3M\nMemorySwapMax=0\n", 0o644)
 	m.ctl("daemon-reload")
 	m.ctl("start", "--no-block", m.unit)
