@@ -71,7 +71,7 @@ func ParseKey(text string) (Key, error) {
 	}
 	data, err := base64.StdEncoding.Strict().DecodeString(line)
 	switch {
-	case err != nil:
+	case err != nil, strings.ContainsRune(line, '\r'): // which the decoder passes over
 		return Key{}, &keyError{what: "it is not base64"}
 	case len(data) == secretSize:
 		return Key{}, &keyError{what: "it is a secret key", hint: "keep that one to yourself; its public half is in the .pub file beside it"}

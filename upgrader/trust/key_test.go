@@ -217,6 +217,7 @@ func hashOf(t *testing.T, path string) []byte {
 
 func FuzzKey(f *testing.F) {
 	f.Add("untrusted comment: minisign public key CD2369B4643E4273\nRWRzQj5ktGkjzWDNaXdr4rnEUzWNHeeuMOXJWDXTSLfDyk1yc6jerAMs\n")
+	f.Add("RWRzQj5ktGkjzWDNaXdr4rnEUzWNHeeuMOXJ\rWDXTSLfDyk1yc6jerAMs\r\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		key, err := ParseKey(text)
 		if err != nil {
