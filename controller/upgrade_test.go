@@ -1089,9 +1089,6 @@ func TestHeldAgentsLearnOfAnOfferAtOnce(t *testing.T) {
 }
 
 func TestAThousandAgentsAreRolledOut(t *testing.T) {
-	if testing.Short() {
-		t.Skip("short")
-	}
 	const count = 1000
 	s, err := Open(polled(t))
 	if err != nil {

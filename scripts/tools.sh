@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector, a JDK for the test
-# worker, a second reader of property lists, a judge of shell scripts, and zip for "make dist". Anywhere else it says
-# what is missing; the tests then say what they leave out.
+# worker, a second reader of property lists, a judge of shell scripts, zip for "make dist", and minisign, which must take
+# our signatures. Anywhere else it says what is missing; the tests then say what they leave out.
 set -eu
 missing=
 command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
@@ -9,6 +9,7 @@ command -v javac >/dev/null 2>&1 || missing="$missing openjdk-17-jdk-headless"
 command -v plistutil >/dev/null 2>&1 || missing="$missing libplist-utils"
 command -v shellcheck >/dev/null 2>&1 || missing="$missing shellcheck"
 command -v zip >/dev/null 2>&1 || missing="$missing zip"
+command -v minisign >/dev/null 2>&1 || missing="$missing minisign"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 	echo "installing:$missing"

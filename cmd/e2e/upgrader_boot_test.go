@@ -40,9 +40,6 @@ func TestBootWithABadDaemon(t *testing.T) {
 			if code != 0 {
 				t.Fatalf("code %d: %s%s", code, said, w.home.Log())
 			}
-			if mode == "interpreter" && w.closed() {
-				t.Skip("it was taken back before the power went")
-			}
 			mark := w.rec.Mark()
 			at := time.Now()
 			w.home.StartProgram(w.home.Path("upgrader"), "/", []string{"keep", "--home", w.home.Dir}, w.env...)
