@@ -1,0 +1,53 @@
+package packaging
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/goreleaser/nfpm/v2"
+	"github.com/goreleaser/nfpm/v2/deb"
+	"github.com/goreleaser/nfpm/v2/files"
+)
+
+// debContents adds what a Debian package has to the manifest of Linux.
+func debContents(r Release, m *Manifest) error {
+	return linuxContents(r, m)
+}
+
+// debVersion is a version as dpkg compares it: 1.2.4~dev.3 comes before 1.2.4.
+func debVersion(text string) string {
+	v, err := parseVersion(text)
+	if err != nil {
+		return text
+	}
+	return v.tilde()
+}
+
+func debName(m Manifest) string {
+	return m.Name + "_" + debVersion(m.Version) + "_" + m.GOARCH + ".deb"
+}
+
+func debKind(f File) string {
+	switch f.Kind {
+	case Dir:
+		return files.TypeDir
+	case Link:
+		return files.TypeSymlink
+	case Config:
+		return files.TypeConfigNoReplace
+	case Regular:
+	}
+	return files.TypeFile
+}
+
+func writeDeb(ctx context.Context, m Manifest, _ Options, w io.Writer) error {
+	return writeNFPM(ctx, m, deb.Default, debKind, func(_ *staged, in *nfpm.Info) error {
+		in.Section = "devel"
+		in.Priority = "optional"
+		in.License = "" // no field of a Debian package: it is in the copyright file
+		in.Description = m.Summary + "\n" + strings.TrimSpace(m.Description)
+		in.Deb.Compression = "xz"
+		return nil
+	}, w)
+}
