@@ -1,0 +1,2 @@
+// Package ar: the archive that a .deb is, read.
+package ar
