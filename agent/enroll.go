@@ -27,6 +27,7 @@ type Enrolment struct {
 	Gateway string
 	Token   wire.Secret // batch install token, protocol §5.3
 	Zone    string      // "" for the server's default
+	Project string      // the record must be of this project; "" takes any
 	GOOS    string
 	GOARCH  string
 	HTTP    *http.Client
@@ -113,14 +114,20 @@ func (e Enrolment) verify(properties []byte, agent string) (err error) {
 	if err := os.WriteFile(filepath.Join(dir, config.PropertiesFile), properties, 0o600); err != nil {
 		return err
 	}
-	got, err := identityIn(dir)
-	switch {
-	case err == nil && got == "":
-		err = fmt.Errorf("no identity in its %s", config.PropertiesFile)
-	case err == nil && got != agent:
-		err = fmt.Errorf("it holds the identity of %q", got)
+	store, err := config.Open(dir, &config.Config{}, slog.New(slog.DiscardHandler))
+	if Unenrolled(err) {
+		return fmt.Errorf("no identity in its %s", config.PropertiesFile)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	switch got := store.Settings().Identity; {
+	case got.Agent != agent:
+		return fmt.Errorf("it holds the identity of %q", got.Agent)
+	case e.Project != "" && got.Project != e.Project:
+		return fmt.Errorf("the install token is of project %q, and this machine is meant for %q", got.Project, e.Project)
+	}
+	return nil
 }
 
 // link is where the package of a fresh record is.

@@ -213,6 +213,82 @@ func TestSentenceWhileStopping(t *testing.T) {
 	})
 }
 
+func noEnvironment(string) string { return "" }
+
+// TestEnrollerWaitsForWhatItNeeds: a service that a package brought waits, says for what, sees a mistake, and goes on by itself when
+// there is a file, or when somebody enrols the machine beside it.
+func TestEnrollerWaitsForWhatItNeeds(t *testing.T) {
+	script := map[string]string{"linux": linuxInstall, "darwin": macInstall, "windows": windowsInstall}[runtime.GOOS]
+	for _, byHand := range []bool{false, true} {
+		at := newInstaller(t, script)
+		home, etc := t.TempDir(), t.TempDir()
+		e := NewEnroller(Options{Installation: &service.Installation{Home: home}, Log: slog.New(slog.DiscardHandler), GOOS: runtime.GOOS, GOARCH: "amd64",
+			Config: &config.Config{Path: filepath.Join(etc, "agent.toml")}}, noEnvironment)
+		ended := make(chan error, 1)
+		go func() {
+			done, err := e.Run(t.Context())
+			if !done && err == nil {
+				err = errors.New("it gave up")
+			}
+			ended <- err
+		}()
+		until := func(what string, ok func(control.Status) bool) {
+			t.Helper()
+			for deadline := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
+				answer, err := e.Control(t.Context(), control.Request{Op: control.OpStatus})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, _ := answer.(control.Status)
+				if s.Phase != control.Unenrolled {
+					t.Fatalf("phase %q", s.Phase)
+				}
+				if ok(s) {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: %+v, %q", what, s.Server, e.sentence(time.Now()))
+				}
+			}
+		}
+		until("nothing to go by", func(control.Status) bool {
+			return strings.Contains(e.sentence(time.Now()), `type "devopsAgent enroll --gateway URL --token-file FILE", or put a file into `+filepath.Join(etc, "enroll.d"))
+		})
+		if err := os.MkdirAll(filepath.Join(etc, "enroll.d"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write := func(name, text string) {
+			t.Helper()
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file := filepath.Join(etc, "enroll.d", "10-first.toml")
+		write(file, "gateway = \"x\"\ntokken = \"secret words\"\n")
+		until("a mistake in the file", func(s control.Status) bool { return strings.Contains(s.Server.Error, "10-first.toml:2") })
+		if strings.Contains(e.sentence(time.Now()), "secret words") {
+			t.Errorf("the token is told: %s", e.sentence(time.Now()))
+		}
+		if byHand {
+			if _, _, err := (Enrolment{Home: home, Gateway: at.URL, Token: installToken, GOOS: runtime.GOOS, GOARCH: "amd64", HTTP: http.DefaultClient, Log: slog.New(slog.DiscardHandler)}).Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			write(file, fmt.Sprintf("gateway = %q\ntoken = %q\n", at.URL, "wrong"))
+			until("a wrong token", func(s control.Status) bool {
+				return strings.Contains(s.Server.Error, "HTTP 400") && s.Server.Gateway == at.URL
+			})
+			write(file, fmt.Sprintf("gateway = %q\ntoken = %q\n", at.URL, installToken))
+		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if id, err := identityIn(home); err != nil || id != "agt-1" || at.made() != 1 {
+			t.Errorf("identity %q, %v, %d records", id, err, at.made())
+		}
+	}
+}
+
 // TestEnrollerTriesUntilItWorks: no token yet, a wrong one, and then the right one.
 func TestEnrollerTriesUntilItWorks(t *testing.T) {
 	script := map[string]string{"linux": linuxInstall, "darwin": macInstall, "windows": windowsInstall}[runtime.GOOS]
@@ -220,7 +296,11 @@ func TestEnrollerTriesUntilItWorks(t *testing.T) {
 	home := t.TempDir()
 	token := filepath.Join(home, "token")
 	e := NewEnroller(Options{Installation: &service.Installation{Home: home}, Log: slog.New(slog.DiscardHandler), GOOS: runtime.GOOS, GOARCH: "amd64",
-		Config: &config.Config{Enroll: config.Enroll{Gateway: at.URL, TokenFile: token}}})
+		Config: &config.Config{Enroll: config.Enroll{Gateway: at.URL, TokenFile: token}}}, noEnvironment)
+	how, err := e.find()
+	if err != nil || how == nil {
+		t.Fatal(how, err)
+	}
 	for _, c := range []struct {
 		token string
 		want  string
@@ -230,7 +310,7 @@ func TestEnrollerTriesUntilItWorks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := e.once(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := e.once(t.Context(), how); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("token %q: %v", c.token, err)
 		}
 	}
@@ -251,7 +331,7 @@ func TestEnrollerWaitsAndCanBeStopped(t *testing.T) {
 	n, said := keeper(t, "45000000")
 	synctest.Test(t, func(t *testing.T) {
 		e := NewEnroller(Options{Installation: &service.Installation{Home: home}, Log: slog.New(slog.DiscardHandler), GOOS: "linux", GOARCH: "amd64", Notify: n,
-			Config: &config.Config{Enroll: config.Enroll{Gateway: "http://127.0.0.2", TokenFile: filepath.Join(home, "none")}}})
+			Config: &config.Config{Enroll: config.Enroll{Gateway: "http://127.0.0.2", TokenFile: filepath.Join(home, "none")}}}, noEnvironment)
 		done := make(chan error, 1)
 		go func() {
 			enrolled, err := e.Run(t.Context())
@@ -263,7 +343,7 @@ func TestEnrollerWaitsAndCanBeStopped(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		answer, err := e.Control(t.Context(), control.Request{Op: control.OpStatus})
-		if s, ok := answer.(control.Status); err != nil || !ok || s.Phase != control.Starting || s.Server.Failing == nil || s.Builds == nil {
+		if s, ok := answer.(control.Status); err != nil || !ok || s.Phase != control.Unenrolled || s.Server.Failing == nil || s.Builds == nil {
 			t.Errorf("status %+v, %v", answer, err)
 		}
 		if _, err := e.Control(t.Context(), control.Request{Op: control.OpDrain}); err == nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -27,7 +28,7 @@ func (a *Agent) prove(ctx context.Context, r *journal.Record) error {
 	if r == nil {
 		return nil
 	}
-	if !a.isTrialOf(r) {
+	if !isTrialOf(r, a.Log) {
 		a.awaitTrial(ctx, r.ID)
 		return nil
 	}
@@ -105,7 +106,7 @@ func (a *Agent) noteTrial() *journal.Record {
 }
 
 // isTrialOf reports whether this program is what came with an upgrade.
-func (a *Agent) isTrialOf(r *journal.Record) bool {
+func isTrialOf(r *journal.Record, log *slog.Logger) bool {
 	m, ok := r.Of(journal.Agent)
 	if !ok {
 		return true
@@ -114,7 +115,7 @@ func (a *Agent) isTrialOf(r *journal.Record) bool {
 	if err == nil && sum == m.New {
 		return true
 	}
-	a.Log.Warn("Another version is on trial than the one that runs", "upgrade", r.ID, "err", err)
+	log.Warn("Another version is on trial than the one that runs", "upgrade", r.ID, "err", err)
 	return false
 }
 

@@ -73,3 +73,6 @@ func (a access) apply(path string, log *slog.Logger) {
 		log.Warn("Workers will not be able to read .agent.properties", "path", path, "gid", a.gid, "err", err)
 	}
 }
+
+// readableByAll reports whether every user of the machine may read a file.
+func readableByAll(info os.FileInfo) bool { return info.Mode().Perm()&0o004 != 0 }

@@ -29,6 +29,7 @@ const (
 	StateRemoved      State = "removed"        // deleted in BK-CI: exit code 88, stays down
 	StateCrashLoop    State = "crash-loop"     // its keeper starts it again and again
 	StateNotInstalled State = "not-installed"  // no home, or no identity
+	StateNotEnrolled  State = "not-enrolled"   // runs, and waits for an identity
 	StateUnreachable  State = "unreachable"    // the server cannot be reached
 	StateWrongSecret  State = "wrong-secret"   // the server does not accept id or secret
 	StateCertificate  State = "certificate"    // TLS: expired, unknown authority, wrong name
@@ -89,10 +90,12 @@ type facts struct {
 	owner       string
 	identity    string // id of the agent
 	gateway     string
-	identityErr error // why there is none, or it cannot be read
-	willEnrol   bool  // agent.toml tells the agent how to enrol by itself
-	configErr   error // agent.toml
-	certErr     error // .cert
+	identityErr error  // why there is none, or it cannot be read
+	willEnrol   bool   // agent.toml or a file of enroll.d tells the agent how to enrol by itself
+	enrollFiles string // where files go that say how to enrol
+	enrollErr   error  // what says how to enrol cannot be used
+	configErr   error  // agent.toml
+	certErr     error  // .cert
 	expired     []string
 	network     string        // kind of network file system that home is on, "" for none
 	disk        *control.Disk // nil when it cannot be asked
@@ -245,6 +248,10 @@ func (d *diagnosis) up() {
 	if f.foreign() {
 		d.secondCopy()
 	}
+	if a.Phase == control.Unenrolled {
+		d.unenrolled()
+		return
+	}
 	d.server()
 	if a.Disk.Needed > 0 && a.Disk.Free < a.Disk.Needed {
 		d.diskFull(a.Disk, true)
@@ -279,6 +286,23 @@ func (d *diagnosis) up() {
 			break
 		}
 		d.add(StateRunning, fine, "nothing to do", "working: %s, %s", word, contact)
+	}
+}
+
+// unenrolled: the agent runs and has no identity.
+func (d *diagnosis) unenrolled() {
+	f, s := d.f, d.f.agent.Server
+	switch {
+	case s.Gateway != "" && s.Failing == nil && s.Error == "":
+		d.add(StateStarting, fine, "wait a moment; to look again, type: "+f.command("status --watch"), "starting: enrols itself at %s", s.Gateway)
+	case s.Problem == control.Unreachable || s.Problem == control.Certificate || s.Problem == control.Clock:
+		d.server()
+	case s.Error != "":
+		d.add(StateNotEnrolled, trouble, hintOf(f.enrollErr, "correct what says so in agent.toml or "+f.enrollFiles)+"; the agent goes on by itself",
+			"NOT working: it is not enrolled: %s", s.Error)
+	default:
+		d.add(StateNotEnrolled, trouble, fmt.Sprintf("type: %s; or put a file with gateway and token_file into %s; the agent goes on by itself",
+			f.command("enroll --gateway URL --token-file FILE"), f.enrollFiles), "not enrolled: it runs and waits for an identity")
 	}
 }
 
@@ -541,7 +565,7 @@ func (d *diagnosis) always() {
 		}
 		if f.agent != nil {
 			identityErr := f.identityErr
-			if f.willEnrol && isMissing(identityErr) { // it enrols
+			if (f.willEnrol || f.agent.Phase == control.Unenrolled) && isMissing(identityErr) { // it enrols
 				identityErr = nil
 			}
 			for _, err := range []error{f.configErr, identityErr, f.certErr} {

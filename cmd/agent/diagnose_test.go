@@ -193,13 +193,27 @@ func cases() map[string]diagnosed {
 		"broken agent.toml, running": {healthy(), func(f *facts) { f.configErr = keyError }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
 		"broken identity, running":   {healthy(), func(f *facts) { f.identityErr = keyError }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
 		"broken .cert, running":      {healthy(), func(f *facts) { f.certErr = errors.New("no certificate in it") }, StateRunning, 0, "working: idle", "", []State{StateConfig}},
-		"enrolling":                  {healthy(), func(f *facts) { f.identityErr, f.willEnrol = none, true }, StateRunning, 0, "working: idle", "", nil},
-		"broken identity":            {stopped(), func(f *facts) { f.identityErr = keyError }, StateConfig, 1, "stopped, and it cannot start: ", "did you mean", []State{StateStopped}},
-		"broken .cert":               {stopped(), func(f *facts) { f.certErr = errors.New("no certificate in it") }, StateConfig, 1, "stopped, and it cannot start: no certificate", "PEM", nil},
-		"network file system":        {stopped(), func(f *facts) { f.network = "nfs" }, StateConfig, 1, "stopped, and it cannot start: /var/lib/devops-agent is on a network file system (nfs)", "local disk", nil},
-		"masked":                     {stopped(), func(f *facts) { f.kept.Detail = "masked" }, StateKeeper, 1, "stopped: the unit devops-agent.service is masked", "systemctl unmask devops-agent.service", nil},
-		"disabled":                   {healthy(), func(f *facts) { f.kept.Enabled = false }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
-		"nothing keeps it":           {healthy(), func(f *facts) { f.keeper, f.kept = service.KeeperNone, service.State{} }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
+		"no identity, and nothing says how to get one": {healthy(), func(f *facts) {
+			f.identityErr, f.enrollFiles, f.agent.Phase, f.agent.Server = none, "/etc/devops-agent/enroll.d", control.Unenrolled, control.Server{}
+		}, StateNotEnrolled, 1, "not enrolled: it runs and waits for an identity", "put a file with gateway and token_file into /etc/devops-agent/enroll.d", nil},
+		"enrolling by itself": {healthy(), func(f *facts) {
+			f.identityErr, f.agent.Phase, f.agent.Server = none, control.Unenrolled, control.Server{Gateway: "http://ci"}
+		}, StateStarting, 0, "starting: enrols itself at http://ci", "status --watch", nil},
+		"no enrolment by a file with a mistake": {healthy(), func(f *facts) {
+			f.identityErr, f.enrollFiles, f.agent.Phase, f.agent.Server = none, "/etc/devops-agent/enroll.d", control.Unenrolled, control.Server{Error: "/etc/devops-agent/enroll.d/a.toml:3: token is wrong"}
+		}, StateNotEnrolled, 1, "NOT working: it is not enrolled: /etc/devops-agent/enroll.d/a.toml:3", "the agent goes on by itself", nil},
+		"no enrolment without a server": {healthy(), func(f *facts) {
+			since := f.now.Add(-time.Minute)
+			f.identityErr, f.agent.Phase = none, control.Unenrolled
+			f.agent.Server = control.Server{Gateway: "http://ci", Failing: &since, Problem: control.Unreachable, Error: "connection refused"}
+		}, StateUnreachable, 1, "NOT working: the server http://ci cannot be reached", "curl -v http://ci", nil},
+		"enrolling":           {healthy(), func(f *facts) { f.identityErr, f.willEnrol = none, true }, StateRunning, 0, "working: idle", "", nil},
+		"broken identity":     {stopped(), func(f *facts) { f.identityErr = keyError }, StateConfig, 1, "stopped, and it cannot start: ", "did you mean", []State{StateStopped}},
+		"broken .cert":        {stopped(), func(f *facts) { f.certErr = errors.New("no certificate in it") }, StateConfig, 1, "stopped, and it cannot start: no certificate", "PEM", nil},
+		"network file system": {stopped(), func(f *facts) { f.network = "nfs" }, StateConfig, 1, "stopped, and it cannot start: /var/lib/devops-agent is on a network file system (nfs)", "local disk", nil},
+		"masked":              {stopped(), func(f *facts) { f.kept.Detail = "masked" }, StateKeeper, 1, "stopped: the unit devops-agent.service is masked", "systemctl unmask devops-agent.service", nil},
+		"disabled":            {healthy(), func(f *facts) { f.kept.Enabled = false }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
+		"nothing keeps it":    {healthy(), func(f *facts) { f.keeper, f.kept = service.KeeperNone, service.State{} }, StateRunning, 0, "working: idle", "", []State{StateKeeper}},
 		"its daemon was started by hand": {healthy(), func(f *facts) {
 			f.keeper, f.name, f.kept.PID, f.kept.Installed, f.kept.Enabled = service.KeeperDaemon, "", 5, false, false
 			f.daemon = &control.DaemonStatus{PID: 5, Child: 7}
@@ -260,7 +274,7 @@ func TestDiagnose(t *testing.T) {
 		}
 		validate(t, name, schema, r)
 	}
-	for _, state := range []State{StateRunning, StateStarting, StateDraining, StateStopping, StateStopped, StateRemoved, StateCrashLoop, StateNotInstalled,
+	for _, state := range []State{StateRunning, StateStarting, StateDraining, StateStopping, StateStopped, StateRemoved, StateCrashLoop, StateNotInstalled, StateNotEnrolled,
 		StateUnreachable, StateWrongSecret, StateCertificate, StateClock, StateDeleted, StateServerError, StateDiskFull, StateNoWorker, StateSecondCopy, StateHung,
 		StateConfig, StateKeeper, StateUnknown} {
 		if !seen[state] {

@@ -41,6 +41,7 @@ func enrollCommand(where *place) *cobra.Command {
 		Use: "enroll", Short: "Make this machine an agent of a server", Args: usage(cobra.NoArgs),
 		Long: "enroll makes an agent record on the server and writes its identity into the home directory.\n" +
 			"The install token comes from --token-file, from the variable " + job.TokenVariable + ", or from standard input;\n" +
+			"without any of them and without --gateway, from [enroll] in agent.toml, " + config.EnrollTokenFile + " or a file of enroll.d;\n" +
 			"never from the command line, where every user of the machine could read it.\n" +
 			"A machine that is enrolled already is left alone; --again gives it a new record and a new identity. The old record stays\n" +
 			"on the server until somebody deletes it there.",
@@ -83,13 +84,25 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 	if err != nil {
 		return "", false, err
 	}
-	gateway, zone, tokenFile := or(e.gateway, cfg.Enroll.Gateway), or(e.zone, cfg.Enroll.Zone), or(e.tokenFile, cfg.Enroll.TokenFile)
-	if gateway == "" {
-		return "", false, &missingError{"no gateway", "give its address by --gateway, or as gateway of [enroll] in agent.toml"}
+	var how config.Enrolment
+	if e.gateway == "" && e.tokenFile == "" && os.Getenv(job.TokenVariable) == "" { // as the waiting service would
+		found, err := cfg.Enrolment(os.Getenv)
+		if err != nil {
+			return "", false, err
+		}
+		if found != nil {
+			how = *found
+		}
 	}
-	token, err := readToken(cmd.Context(), tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr())
-	if err != nil {
-		return "", false, err
+	gateway, zone, tokenFile := or(e.gateway, or(how.Gateway, cfg.Enroll.Gateway)), or(e.zone, or(how.Zone, cfg.Enroll.Zone)), or(e.tokenFile, or(how.TokenFile, cfg.Enroll.TokenFile))
+	if gateway == "" {
+		return "", false, &missingError{"no gateway", "give its address by --gateway, as gateway of [enroll] in agent.toml, or in a file of " + cfg.EnrollFiles()}
+	}
+	token := how.Token
+	if token == "" {
+		if token, err = readToken(cmd.Context(), tokenFile, cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+			return "", false, err
+		}
 	}
 	roots, err := config.Roots(inst.Home)
 	if err != nil {
@@ -103,7 +116,7 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 		defer func() { err = errors.Join(err, os.RemoveAll(home)) }()
 	}
 	id, done, err = agent.Enrolment{
-		Home: home, Gateway: gateway, Token: token, Zone: zone, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		Home: home, Gateway: gateway, Token: token, Zone: zone, Project: how.Project, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
 		HTTP: wire.NewHTTPClient(wire.HTTPOptions{Roots: roots, Proxy: config.Proxy(cfg, config.Settings{}, nil)}),
 		Log:  slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
 	}.Run(cmd.Context())

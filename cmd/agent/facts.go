@@ -91,9 +91,10 @@ func readFiles(inst *service.Installation) func(*facts) {
 	cfg, err := config.LoadConfig(inst.Config)
 	if err != nil {
 		got.configErr = err
-		cfg = &config.Config{}
+		cfg = &config.Config{Path: inst.Config}
 	}
-	got.willEnrol = cfg.Enroll.Gateway != "" && cfg.Enroll.TokenFile != ""
+	how, err := cfg.Enrolment(func(string) string { return "" })
+	got.willEnrol, got.enrollErr, got.enrollFiles = how != nil, err, cfg.EnrollFiles()
 	settings, err := config.Peek(inst.Home, cfg)
 	if err != nil {
 		got.identityErr = err
@@ -105,6 +106,7 @@ func readFiles(inst *service.Installation) func(*facts) {
 	got.words = lastWords(inst.Path("logs", "devopsAgent.log"), time.Now())
 	return func(f *facts) {
 		f.configErr, f.identityErr, f.certErr, f.willEnrol = got.configErr, got.identityErr, got.certErr, got.willEnrol
+		f.enrollErr, f.enrollFiles = got.enrollErr, got.enrollFiles
 		f.identity, f.gateway = settings.Identity.Agent, settings.Gateway
 		f.expired, f.words = got.expired, got.words
 	}

@@ -56,11 +56,12 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
+	how := enrolling()
 	proved := stderrBefore() // after the log, which looks whether standard error is, or was, the journal; before anything is started
 	if deaf != nil {
 		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
 	}
-	err = serve(ctx, agent.Options{
+	err = serve(ctx, how, agent.Options{
 		Installation: inst, Programs: programs(inst.Home), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
 		Umask: umask, Log: log.Logger, Notify: notify, Proved: proved,
 		SetLevel: func(level slog.Level) {
@@ -106,7 +107,7 @@ func logged(inst *service.Installation, err error) error {
 }
 
 // serve is the agent between its log and its last line.
-func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) (err error) {
+func serve(ctx context.Context, how enrolHow, o agent.Options, log *cli.Log, signals *caught) (err error) {
 	inst := o.Installation
 	log.Info("Agent starts", "version", o.Version, "home", inst.Home, "pid", os.Getpid(), "debug", o.Debug)
 	if runtime.GOOS != "windows" {
@@ -115,12 +116,17 @@ func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) 
 	door := openDoor(inst.Home, log.Logger)
 	defer func() { err = errors.Join(err, door.close()) }()
 	o.Store, err = config.Open(inst.Home, o.Config, log.Logger)
-	if err != nil && agent.Unenrolled(err) && o.Config.Enroll.Gateway != "" && o.Config.Enroll.TokenFile != "" {
-		enroller := agent.NewEnroller(o)
+	if err != nil && agent.Unenrolled(err) && how.wanted(o.Config) {
+		enroller := agent.NewEnroller(o, how.getenv)
 		door.to(enroller.Control)
-		log.Info("This machine is no agent yet; enrolling it by agent.toml", "gateway", o.Config.Enroll.Gateway)
+		if lerr := inst.Lived(); lerr != nil { // waiting for an identity is a good life
+			log.Warn("Start not noted as a good one", "err", lerr)
+		}
 		if done, err := enroller.Run(ctx); !done || err != nil {
 			return err
+		}
+		if fresh, cerr := config.LoadConfig(o.Config.Path); cerr == nil { // it may have waited for months
+			o.Config = fresh
 		}
 		o.Store, err = config.Open(inst.Home, o.Config, log.Logger)
 	}
@@ -157,6 +163,31 @@ func serve(ctx context.Context, o agent.Options, log *cli.Log, signals *caught) 
 	}
 	beside.Wait()
 	return errors.Join(err, <-rotated)
+}
+
+// enrolHow is what this process was told about getting an identity when it was started.
+type enrolHow struct {
+	packaged bool // by the keeper of a package, which starts machines that nobody has enrolled yet
+	vars     map[string]string
+}
+
+// enrolling takes what the environment says about getting an identity: it is nothing for builds.
+func enrolling() enrolHow {
+	how := enrolHow{packaged: os.Getenv(recovery.EnvVendor) != "", vars: map[string]string{}}
+	for _, name := range []string{config.EnrollTokenFile, config.EnrollGateway} {
+		how.vars[name] = os.Getenv(name)
+		_ = os.Unsetenv(name)
+	}
+	return how
+}
+
+func (h enrolHow) getenv(name string) string { return h.vars[name] }
+
+// wanted reports whether a home without identity is to get one, or to wait for one. A bare start of a portable home that nothing was
+// said about ends with an error, as the original does.
+func (h enrolHow) wanted(c *config.Config) bool {
+	found, err := c.Enrolment(h.getenv)
+	return h.packaged || found != nil || err != nil
 }
 
 // console is the second place of the log: standard error, when a person is there to read it or asked for it.

@@ -497,7 +497,7 @@ func printHistory(cmd *cobra.Command, list []journal.Attempt) error {
 		}
 		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "\n%s %s: %s\n", a.ID, outcome(a), cli.OneLine(a.Reason))
 		if a.LastExit != "" {
-			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "  ended with: %s\n", cli.OneLine(a.LastExit))
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "  its last end: %s\n", cli.OneLine(a.LastExit))
 		}
 		lines := strings.Split(strings.TrimSpace(a.Stderr), "\n")
 		for _, line := range lines[max(len(lines)-5, 0):] {

@@ -54,10 +54,11 @@ type Phase string
 
 // The phases.
 const (
-	Starting Phase = "starting" // no startup answered yet
-	Running  Phase = "running"
-	Draining Phase = "draining" // by "devopsAgent drain": takes no builds, goes on living
-	Stopping Phase = "stopping" // by a signal or "stop": ends when its builds have
+	Unenrolled Phase = "unenrolled" // no identity yet: waits for one, or tries to get one
+	Starting   Phase = "starting"   // no startup answered yet
+	Running    Phase = "running"
+	Draining   Phase = "draining" // by "devopsAgent drain": takes no builds, goes on living
+	Stopping   Phase = "stopping" // by a signal or "stop": ends when its builds have
 )
 
 // Drain says what is waited for.
