@@ -22,13 +22,17 @@ import (
 	"github.com/devops-agent/devops-agent/service"
 )
 
-// wineHome has a blank in it, as C:\Program Files has.
-const wineHome = `C:\build agent`
+// wineFolder has a blank in it, as Program Files has.
+const (
+	wineFolder = "build agent"
+	wineHome   = `C:\` + wineFolder
+)
 
 // wine is a Windows machine of Wine with an agent's home on it (lab/wine-box).
 type wine struct {
 	*testing.T
 	tool, name, disk string
+	folder, id       string // of the home on drive C:, of the agent
 
 	rec     *lab.Recorder
 	control *lab.Controller
@@ -66,27 +70,31 @@ func newWine(t *testing.T, name string) *wine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wine{T: t, tool: filepath.Join(root, "lab", "wine-box"), name: "e2e-" + name}
+	w := &wine{T: t, tool: filepath.Join(root, "lab", "wine-box"), name: "e2e-" + name, folder: wineFolder, id: "aglab"}
 	w.box("gc")
 	w.box("rm", w.name)
 	t.Cleanup(func() {
 		if t.Failed() {
-			for _, log := range []string{"devopsDaemon.log", "devopsAgent.log"} {
-				text := w.read("logs", log)
-				t.Logf("%s: …%s", log, text[max(0, len(text)-4000):])
-			}
+			w.tell()
 			t.Logf("processes:\n%s", w.box("pids", w.name))
 		}
 		w.box("rm", w.name)
 	})
 	w.box("up", w.name)
 	w.disk = strings.TrimSpace(w.box("disk", w.name))
+	w.lay()
+	return w
+}
+
+// lay puts the programs into the home.
+func (w *wine) lay() {
+	w.Helper()
 	dir, err := windowsPrograms()
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	if err := os.MkdirAll(w.path(), 0o755); err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	for _, program := range []string{"devopsAgent.exe", "devopsDaemon.exe", "upgrader.exe", "devopsWorker.exe"} {
 		data, err := os.ReadFile(filepath.Join(dir, program))
@@ -94,11 +102,38 @@ func newWine(t *testing.T, name string) *wine {
 			err = os.WriteFile(w.path(program), data, 0o755) //nolint:gosec // a program
 		}
 		if err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 	}
-	return w
 }
+
+// another is a second home on the same machine, with an agent and a service of its own.
+func (w *wine) another(id string) *wine {
+	w.Helper()
+	other := *w
+	other.folder, other.id, other.rec, other.control = "agent "+id, "ag"+id, nil, nil
+	other.Cleanup(func() {
+		if other.Failed() {
+			other.tell()
+		}
+	})
+	other.lay()
+	return &other
+}
+
+// tell logs what a human would look at first.
+func (w *wine) tell() {
+	for _, log := range []string{"devopsDaemon.log", "devopsAgent.log", "devopsUpgrader.log"} {
+		text := w.read("logs", log)
+		w.Logf("%s, %s: …%s", w.folder, log, text[max(0, len(text)-4000):])
+	}
+}
+
+// home is the path of the home in there.
+func (w *wine) home() string { return `C:\` + w.folder }
+
+// service is the name of the agent's service.
+func (w *wine) service() string { return "devops_agent_" + w.id }
 
 // box calls lab/wine-box.
 func (w *wine) box(args ...string) string {
@@ -129,7 +164,7 @@ func (w *wine) run(words ...string) (string, int) {
 // agent calls devopsAgent.exe, which must succeed.
 func (w *wine) agent(args ...string) string {
 	w.Helper()
-	out, code := w.run(append([]string{wineHome + `\devopsAgent.exe`}, args...)...)
+	out, code := w.run(append([]string{w.home() + `\devopsAgent.exe`}, args...)...)
 	if code != 0 {
 		w.Fatalf("devopsAgent %s: exit code %d: %s", strings.Join(args, " "), code, out)
 	}
@@ -137,7 +172,7 @@ func (w *wine) agent(args ...string) string {
 }
 
 func (w *wine) path(parts ...string) string {
-	return filepath.Join(append([]string{w.disk, "build agent"}, parts...)...)
+	return filepath.Join(append([]string{w.disk, w.folder}, parts...)...)
 }
 
 func (w *wine) read(parts ...string) string {
@@ -192,7 +227,7 @@ func (w *wine) signal(pid int, s syscall.Signal) time.Time {
 // state is what the service manager says about the service.
 func (w *wine) state() string {
 	w.Helper()
-	out, _ := w.run("sc", "query", wineService)
+	out, _ := w.run("sc", "query", w.service())
 	m := regexp.MustCompile(`STATE *: *\d+ *([A-Z_]+)`).FindStringSubmatch(out)
 	if m == nil {
 		return "ABSENT"
@@ -212,7 +247,7 @@ func (w *wine) recorded() *wine {
 
 func (w *wine) identity(gateway string) {
 	w.Helper()
-	w.write(".agent.properties", "devops.project.id=lab\ndevops.agent.id=aglab\ndevops.agent.secret.key=s3cr3t\nlandun.gateway="+gateway+
+	w.write(".agent.properties", "devops.project.id=lab\ndevops.agent.id="+w.id+"\ndevops.agent.secret.key=s3cr3t\nlandun.gateway="+gateway+
 		"\ndevops.parallel.task.count=4\nlandun.env=PROD\ndevops.language=en_US\ndevops.agent.collectorOn=false\n")
 }
 
@@ -222,14 +257,14 @@ func (w *wine) controlled() *wine {
 	w.control = lab.NewController(w, programs(w.T))
 	token, _ := w.control.Run("", "enroll-token")
 	w.write("token", token)
-	w.agent("enroll", "--gateway", w.control.URL, "--token-file", wineHome+`\token`)
+	w.agent("enroll", "--gateway", w.control.URL, "--token-file", w.home()+`\token`)
 	return w
 }
 
 // begin submits a build that takes some seconds and waits until its step runs.
 func (w *wine) begin(seconds int) string {
 	w.Helper()
-	id := w.control.Submit(fmt.Sprintf("steps:\n- shell: bat\n  script: |\n    echo begun>\"%s\\begun\"\n    ping -n %d 127.0.0.1\n    echo done\n", wineHome, seconds+1))
+	id := w.control.Submit(fmt.Sprintf("steps:\n- shell: bat\n  script: |\n    echo begun>\"%s\\begun\"\n    ping -n %d 127.0.0.1\n    echo done\n", w.home(), seconds+1))
 	w.await(bootLimit, "the build's step runs", func() bool { return strings.Contains(w.read("begun"), "begun") })
 	if err := os.Remove(w.path("begun")); err != nil {
 		w.Fatal(err)
