@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,7 +113,11 @@ func (c *changes) offerGone() {
 func (c *changes) lastWas(a *journal.Attempt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.now.Last = &control.UpgradeEnd{ID: a.ID, Kind: string(a.Kind), State: string(a.State), To: brings(a), Reason: brief(a.Reason), Ended: a.Ended}
+	reason := a.Reason
+	if last, _, _ := strings.Cut(a.LastExit, ": "); last != "" && !strings.Contains(reason, last) {
+		reason += " (last: " + last + ")"
+	}
+	c.now.Last = &control.UpgradeEnd{ID: a.ID, Kind: string(a.Kind), State: string(a.State), To: brings(a), Reason: brief(reason), Ended: a.Ended}
 }
 
 // brings says what an upgrade was to bring: the agent's version, or its parts.

@@ -47,6 +47,7 @@ func packagedUnit(l Layout, template bool) systemd.Unit {
 	u := systemd.Unit{
 		Description: "BlueKing CI build agent",
 		Exec:        startCommand(l.Vendor, l.Home, l.Vendor),
+		Ended:       endedCommand(l.Vendor, l.Home),
 		Home:        l.Home, User: l.Account,
 		State: name, Runtime: name, Configuration: path.Base(path.Dir(l.Config)),
 		Bounded: true, Drain: defaultDrain, StayDown: ExitStayDown,
@@ -72,6 +73,7 @@ func portableUnit(home string, s Setup, user bool, version int) systemd.Unit {
 	u := systemd.Unit{
 		Description: "BlueKing CI build agent in " + home,
 		Exec:        startCommand(programs, home, s.Vendor),
+		Ended:       endedCommand(programs, home),
 		Home:        home, OfUser: user, Drain: drain, StayDown: ExitStayDown, Version: version,
 	}
 	if !user && s.User != "root" {
@@ -87,4 +89,9 @@ func startCommand(programs, home, vendor string) []string {
 		command = append(command, "--vendor", vendor)
 	}
 	return command
+}
+
+// endedCommand notes the end of an agent on trial.
+func endedCommand(programs, home string) []string {
+	return []string{path.Join(programs, "upgrader"), "ended", "--home", home}
 }

@@ -16,6 +16,7 @@ const Oldest = 252
 type Unit struct {
 	Description string
 	Exec        []string // program, absolute, and its arguments, each as the program is to see it
+	Ended       []string // program and arguments that are run whenever the agent has ended, and may fail; nil for none
 	Home        string   // working directory; systemd waits for the file system it is on
 	User        string   // account, name or number; "" for root, or for the owner of a user's manager
 	OfUser      bool     // for "systemd --user"
@@ -61,13 +62,9 @@ func (u Unit) Text() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	first, err := program(u.Exec[0])
+	command, err := line(u.Exec)
 	if err != nil {
 		return "", err
-	}
-	command := []string{first}
-	for _, arg := range u.Exec[1:] {
-		command = append(command, word(arg))
 	}
 
 	unit := []directive{
@@ -92,8 +89,16 @@ func (u Unit) Text() (string, error) {
 	}
 	service = append(service,
 		directive{key: "WorkingDirectory", value: home, why: "Also waits for the file system that it is on."},
-		directive{key: "ExecStart", value: strings.Join(command, " "),
+		directive{key: "ExecStart", value: command,
 			why: "Puts an interrupted upgrade right, then becomes the agent under the same pid."})
+	if len(u.Ended) > 0 {
+		ended, err := line(u.Ended)
+		if err != nil {
+			return "", err
+		}
+		service = append(service, directive{key: "ExecStopPost", value: "-" + ended,
+			why: "Notes how a new version on trial has ended, which systemd forgets with the next start; else it does nothing."})
+	}
 	service = append(service, u.reload()...)
 	service = append(service, u.restarts()...)
 	service = append(service, u.stops()...)
@@ -108,6 +113,19 @@ func (u Unit) Text() (string, error) {
 		wanted = "default.target"
 	}
 	return u.render([]section{{"Unit", unit}, {"Service", service}, {"Install", []directive{{key: "WantedBy", value: wanted}}}}), nil
+}
+
+// line is a command line: a program, absolute, and its arguments.
+func line(command []string) (string, error) {
+	first, err := program(command[0])
+	if err != nil {
+		return "", err
+	}
+	words := []string{first}
+	for _, arg := range command[1:] {
+		words = append(words, word(arg))
+	}
+	return strings.Join(words, " "), nil
 }
 
 func (u Unit) version() int {

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden files")
 // plain is a unit without anything special.
 func plain() Unit {
 	return Unit{Description: "BlueKing CI build agent", Exec: []string{"/opt/ci agent/upgrader", "start", "--home", "/opt/ci agent"},
-		Home: "/opt/ci agent", User: "ci", Drain: 10 * time.Minute, StayDown: 88}
+		Ended: []string{"/opt/ci agent/upgrader", "ended", "--home", "/opt/ci agent"}, Home: "/opt/ci agent", User: "ci", Drain: 10 * time.Minute, StayDown: 88}
 }
 
 func text(t *testing.T, u Unit) string {
@@ -108,6 +108,9 @@ func TestPromises(t *testing.T) {
 			if (version >= 254) != (len(values(out, "RestartSteps")) == 1 && len(values(out, "ExecStartPost")) == 1) {
 				t.Errorf("%d: restart steps %q without a reset of their count %q", version, values(out, "RestartSteps"), values(out, "ExecStartPost"))
 			}
+			if end := values(out, "ExecStopPost"); len(end) != 1 || !strings.HasPrefix(end[0], "-") {
+				t.Errorf("%d: %q at the end, which may fail the unit", version, end)
+			}
 			if !strings.HasSuffix(out, "\n") || strings.Contains(out, "\n\n\n") {
 				t.Errorf("%d: %q", version, out)
 			}
@@ -138,18 +141,19 @@ func TestStopWaitsForTheDrain(t *testing.T) {
 
 func TestValuesThatSystemdDoesNotRead(t *testing.T) {
 	for name, change := range map[string]func(*Unit){
-		"relative home":     func(u *Unit) { u.Home = "opt" },
-		"dots":              func(u *Unit) { u.Home = "/opt/../etc" },
-		"line":              func(u *Unit) { u.Home = "/opt/a\nExecStart=/bin/sh" },
-		"quote":             func(u *Unit) { u.Home = `/opt/a"b` },
-		"apostrophe":        func(u *Unit) { u.Home = `/opt/o'brien` },
-		"backslash":         func(u *Unit) { u.Home = `/opt/a\` },
-		"blank at the end":  func(u *Unit) { u.Home = "/opt/a " },
-		"not UTF-8":         func(u *Unit) { u.Home = "/opt/\xff" },
-		"program":           func(u *Unit) { u.Exec = []string{`/opt/a"b/upgrader`} },
-		"relative program":  func(u *Unit) { u.Exec = []string{"upgrader"} },
-		"account":           func(u *Unit) { u.User = "root\nExecStart=/bin/sh" },
-		"account of domain": func(u *Unit) { u.User = `EXAMPLE\ci` },
+		"relative home":      func(u *Unit) { u.Home = "opt" },
+		"dots":               func(u *Unit) { u.Home = "/opt/../etc" },
+		"line":               func(u *Unit) { u.Home = "/opt/a\nExecStart=/bin/sh" },
+		"quote":              func(u *Unit) { u.Home = `/opt/a"b` },
+		"apostrophe":         func(u *Unit) { u.Home = `/opt/o'brien` },
+		"backslash":          func(u *Unit) { u.Home = `/opt/a\` },
+		"blank at the end":   func(u *Unit) { u.Home = "/opt/a " },
+		"not UTF-8":          func(u *Unit) { u.Home = "/opt/\xff" },
+		"program":            func(u *Unit) { u.Exec = []string{`/opt/a"b/upgrader`} },
+		"relative program":   func(u *Unit) { u.Exec = []string{"upgrader"} },
+		"program at the end": func(u *Unit) { u.Ended = []string{"upgrader", "ended"} },
+		"account":            func(u *Unit) { u.User = "root\nExecStart=/bin/sh" },
+		"account of domain":  func(u *Unit) { u.User = `EXAMPLE\ci` },
 	} {
 		u := plain()
 		change(&u)

@@ -19,6 +19,7 @@ const help = `upgrader replaces parts of an installation.
 Usage: upgrader start --home DIR [--vendor DIR] [-- ARGUMENTS]
        upgrader keep --home DIR [--vendor DIR] [-- ARGUMENTS]
        upgrader guard --home DIR
+       upgrader ended --home DIR
        upgrader recover --home DIR [--vendor DIR]
        upgrader [-action=upgrade|uninstall] [-home DIR]
        upgrader version
@@ -26,6 +27,7 @@ Usage: upgrader start --home DIR [--vendor DIR] [-- ARGUMENTS]
   start              become the agent in a home, or that of a package where the home has none; for keepers
   keep               become devopsDaemon, for who starts it with the machine
   guard              watch a version on trial from outside, and take a bad one back; start and keep start it
+  ended              note how an agent on trial has ended; systemd runs it
   recover            finish or take back an interrupted upgrade, say what was done, and start nothing
   -action=upgrade    put programs from tmp/ into place (the default)
   -action=uninstall  stop the agent and take it from its keeper; files and running builds stay
@@ -54,6 +56,8 @@ func run(ctx context.Context, args []string) error {
 		return keep(ctx, args[1:])
 	case "guard":
 		return guard(ctx, args[1:])
+	case "ended":
+		return noteEnd(args[1:])
 	case "recover":
 		return recoverHome(ctx, args[1:])
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
+	"github.com/devops-agent/devops-agent/launchd"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/upgrader/journal"
 )
@@ -107,9 +108,22 @@ func (s *starting) recover(ctx context.Context) (err error) {
 	if held, err := s.Inst.Held(service.RoleAgent); err != nil || held {
 		return err
 	}
-	result, err := s.Start(ctx, journal.Last{})
+	result, err := s.Start(ctx, s.last(ctx))
 	s.trial = result.State == journal.Trial
 	return err
+}
+
+// last is how the agent ended before, as far as launchd knows it and somebody wants to: while a version is on trial. systemd's
+// way is "upgrader ended", devopsDaemon's its own.
+func (s *starting) last(ctx context.Context) journal.Last {
+	if runtime.GOOS != "darwin" {
+		return journal.Last{}
+	}
+	if found, err := s.Journal.Current(); err != nil || found.State != journal.Trial || found.Starts == 0 {
+		return journal.Last{}
+	}
+	end := service.LaunchdEnding(ctx, launchd.Exec, os.Getenv("XPC_SERVICE_NAME"), os.Getuid(), os.Getpid())
+	return journal.Last{How: end.How, Code: end.Code}
 }
 
 // become starts the agent. One that cannot be executed is taken back if it is on trial; else the package's runs in its place.

@@ -30,14 +30,22 @@ func (j *Journal) Runs(pid int) error {
 	return nil
 }
 
+// noted is the process that Runs has noted last.
+func (j *Journal) noted(id string) (pid int, started string, ok bool) {
+	text, err := j.read(j.in(id, pidOf))
+	if err != nil {
+		return 0, "", false
+	}
+	number, started, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
+	pid, err = strconv.Atoi(number)
+	return pid, started, ok && err == nil && pid > 1
+}
+
 // running is the process that is on trial, while it lives: the one that Runs has noted, or, when there was no room for that or
 // somebody else has started another, the one that has the role.
 func (j *Journal) running(inst *service.Installation, id string) (pid int, started string, ok bool) {
-	if text, err := j.read(j.in(id, pidOf)); err == nil {
-		number, started, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
-		if pid, err = strconv.Atoi(number); ok && err == nil && pid > 1 && proc.Alive(pid, started) {
-			return pid, started, true
-		}
+	if pid, started, ok := j.noted(id); ok && proc.Alive(pid, started) {
+		return pid, started, true
 	}
 	h, ok := inst.Holder(service.RoleAgent)
 	if !ok {

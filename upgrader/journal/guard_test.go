@@ -448,3 +448,78 @@ func TestRunsForgetsTheDead(t *testing.T) {
 		t.Error("somebody runs")
 	}
 }
+
+// TestTheLastEndOfAVersionOnTrialIsKnown: systemd tells it by "upgrader ended", and nobody tells the next start.
+func TestTheLastEndOfAVersionOnTrialIsKnown(t *testing.T) {
+	how := Last{How: "exited with 3", Code: new(3)}
+	dead := func(t *testing.T, g *guarded) { // a life that is over
+		t.Helper()
+		f, err := g.j.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.j.note(f.Record.ID, pidOf, "4194303 long ago")
+	}
+	for name, back := range map[string]func(j *Journal) (Result, error){
+		"by a start": func(j *Journal) (Result, error) {
+			for range MostStarts - 1 {
+				if _, err := j.Recover(t.Context(), Last{}); err != nil {
+					return Result{}, err
+				}
+			}
+			return j.Recover(t.Context(), Last{})
+		},
+		"by a guard": func(j *Journal) (Result, error) { return j.Undo("it does not answer", Last{}) },
+		"when its keeper knows": func(j *Journal) (Result, error) {
+			if _, err := j.Recover(t.Context(), how); err != nil {
+				return Result{}, err
+			}
+			return j.Undo("it does not answer", Last{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := onTrial(t, Plan{})
+			if name != "when its keeper knows" {
+				if err := g.j.Ended(Last{How: "exited with 0", Code: new(0)}); err != nil { // of the version before
+					t.Fatal(err)
+				}
+				f, err := g.j.Current()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if last := g.j.lastEnd(f.Record.ID, Last{}); last.known() {
+					t.Errorf("the end of the version before counts: %+v", last)
+				}
+				dead(t, g)
+				for _, end := range []Last{{}, how, {}} {
+					if err := g.j.Ended(end); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if r, err := back(g.j); err != nil || r.State != None {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if a := g.latest(t); a.State != TakenBack || a.LastExit != how.How || a.ExitCode == nil || *a.ExitCode != 3 {
+				t.Errorf("%+v", a)
+			}
+			if err := g.j.Ended(how); err != nil { // nothing is open
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTheEndOfWhoRunsIsNotNoted: somebody has called "upgrader ended" by hand.
+func TestTheEndOfWhoRunsIsNotNoted(t *testing.T) {
+	g := onTrial(t, Plan{})
+	if err := errors.Join(g.j.Runs(os.Getpid()), g.j.Ended(Last{How: "exited with 3", Code: new(3)})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.j.Undo("no reason", Last{}); err != nil {
+		t.Fatal(err)
+	}
+	if a := g.latest(t); a.LastExit != "" || a.ExitCode != nil {
+		t.Errorf("%+v", a)
+	}
+}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/service/proc"
+	"github.com/devops-agent/devops-agent/upgrader/swap"
 )
 
 // Limits of a trial (design: upgrades).
@@ -178,6 +181,42 @@ type Last struct {
 	Code *int   `json:"code,omitempty"` // exit code
 }
 
+// known reports that it says anything.
+func (l Last) known() bool { return l.How != "" || l.Code != nil }
+
+// Ended notes how the last life of a version on trial ended, for keepers that do not tell who starts the next one (systemd runs
+// "upgrader ended" for it). It is called when that life is over; without one it does nothing, and total-lock is not needed.
+func (j *Journal) Ended(last Last) error {
+	f, err := j.Current()
+	if err != nil || f.State != Trial || !last.known() {
+		return err
+	}
+	pid, started, ok := j.noted(f.Record.ID)
+	if !ok || proc.Alive(pid, started) {
+		return nil
+	}
+	text, err := json.Marshal(last)
+	if err == nil {
+		err = swap.WriteFileOn(j.disk, j.in(f.Record.ID, lastOf), text, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note how the new version of upgrade %s ended: %w", f.Record.ID, err)
+	}
+	return nil
+}
+
+// lastEnd is what is known of the last life of a new version: last, if its keeper has told that, or else what Ended has noted.
+func (j *Journal) lastEnd(id string, last Last) Last {
+	if last.known() {
+		return last
+	}
+	text, err := j.read(j.in(id, lastOf))
+	if err != nil || json.Unmarshal(text, &last) != nil {
+		return Last{}
+	}
+	return last
+}
+
 // Result is what Recover, Settle or Undo came to.
 type Result struct {
 	State   State    // of the upgrade that is open now
@@ -222,6 +261,11 @@ func (j *Journal) Recover(ctx context.Context, last Last) (Result, error) {
 	}
 	if f.Starts >= MostStarts {
 		return j.giveUp(f, cause{fmt.Sprintf("it was started %d times and did not prove itself", f.Starts), last})
+	}
+	if f.Starts > 0 && last.known() { // for who takes it back meanwhile
+		if text, err := json.Marshal(last); err == nil {
+			j.note(f.Record.ID, lastOf, string(text))
+		}
 	}
 	if err := j.enter(&f, Trial, f.Starts+1); err != nil {
 		return Result{State: f.State, Record: f.Record, Starts: f.Starts}, err

@@ -25,6 +25,7 @@ func (j *Journal) failed(f Found, err error) (Result, error) {
 
 // giveUp decides that the old parts return, and brings them back.
 func (j *Journal) giveUp(f Found, c cause) (Result, error) {
+	c.Last = j.lastEnd(f.Record.ID, c.Last)
 	j.log.Error("Upgrade is taken back", "upgrade", f.Record.ID, "why", c.Why, "last", c.Last.How)
 	j.noteCause(f.Record.ID, c)
 	next := Undoing

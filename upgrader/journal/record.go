@@ -116,6 +116,7 @@ const (
 	stderrOf   = "stderr"
 	causeOf    = "cause.json"
 	pidOf      = "pid"
+	lastOf     = "last.json"
 	recordOf   = "record"      // before the upgrade is open; once it has ended, with "." and how
 	marker     = ".upgrade-id" // in a new directory: which upgrade it belongs to
 	damaged    = "damaged-"
