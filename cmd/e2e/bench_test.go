@@ -40,6 +40,7 @@ func BenchmarkDesign(b *testing.B) {
 	b.Run("seat", d.seat)
 	b.Run("killed", d.killed)
 	b.Run("polled", d.polled)
+	b.Run("upgrades", d.upgrades)
 	b.Run("idle", d.idle)
 	b.Run("sizes", d.sizes)
 	if path := os.Getenv("BENCH_DOC"); path != "" && !b.Failed() {
