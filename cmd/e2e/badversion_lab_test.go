@@ -26,6 +26,7 @@ type badVersion struct {
 	name    string
 	ours    bool // our agent, broken; else a small program that is none
 	refused bool // found out before anything is replaced
+	last    string // what the history says of its last life; "" for nothing in particular
 	make    func(dir, program string) error
 }
 
@@ -42,13 +43,13 @@ func appended(how string) func(dir, program string) error {
 
 func badVersions(root string) []badVersion {
 	return []badVersion{
-		{name: "exit0", make: appended("exit0")},
-		{name: "exit1", ours: true, make: appended("exit1")},
+		{name: "exit0", last: "exited with 0", make: appended("exit0")},
+		{name: "exit1", ours: true, last: "exited with 1", make: appended("exit1")},
 		{name: "hang", ours: true, make: appended("hang")},
 		{name: "silent", make: appended("silent")},
-		{name: "crash", ours: true, make: appended("crash")},
+		{name: "crash", ours: true, last: "exited with 2", make: appended("crash")},
 		{name: "memory", ours: true, make: appended("memory")},
-		{name: "config", ours: true, make: appended("config")},
+		{name: "config", ours: true, last: "exited with 2", make: appended("config")},
 		{name: "library", make: func(dir, _ string) error {
 			out, err := exec.Command("cc", "-Wl,--dynamic-linker=/opt/lab/ld.so", "-o", filepath.Join(dir, "devopsAgent"),
 				filepath.Join(root, "cmd", "e2e", "testdata", "badversion", "dynamic.c")).CombinedOutput()
@@ -172,6 +173,7 @@ func (in *instance) attempts() []string {
 func attemptOf(text string) (a struct {
 	State, Reason, Stderr string
 	LastExit              string `json:"last_exit"`
+	ExitCode              *int   `json:"exit_code"`
 }) {
 	_ = json.Unmarshal([]byte(text), &a)
 	return a
@@ -270,6 +272,9 @@ func (in *instance) goesBack(b badVersion, old edition) {
 	took := starts[len(starts)-1].At.Sub(trial)
 	a := attemptOf(in.attempts()[0])
 	number(in.T, "%-10s taken back, and the old works after %.1f s: %s; last: %q, %q", b.name, took.Seconds(), a.Reason, a.LastExit, a.Stderr[:min(len(a.Stderr), 80)])
+	if b.last != "" && a.LastExit != b.last || strings.HasPrefix(b.last, "exited") != (a.ExitCode != nil) {
+		in.Errorf("%s: last end %q, code %v, want %q", b.name, a.LastExit, a.ExitCode, b.last)
+	}
 	if took > backLimit {
 		in.Errorf("%s: the old version works after %v, want at most %v", b.name, took, backLimit)
 	}
