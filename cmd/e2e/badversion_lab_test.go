@@ -24,8 +24,8 @@ const backLimit = 90 * time.Second
 // badVersion is one way for a new version to be bad.
 type badVersion struct {
 	name    string
-	ours    bool // our agent, broken; else a small program that is none
-	refused bool // found out before anything is replaced
+	ours    bool   // our agent, broken; else a small program that is none
+	refused bool   // found out before anything is replaced
 	last    string // what the history says of its last life; "" for nothing in particular
 	make    func(dir, program string) error
 }
