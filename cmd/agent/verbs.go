@@ -337,9 +337,12 @@ func (a *agentOf) stillStopping(ctx context.Context, err error) error {
 }
 
 func restartCommand(where *place) *cobra.Command {
-	return &cobra.Command{
+	var idle bool
+	cmd := &cobra.Command{
 		Use: "restart", Short: "Replace the running agent by a fresh one; builds go on", Args: usage(cobra.NoArgs),
-		Long: "restart ends the agent and lets its keeper start it again. Builds are left alone: the new agent takes them up.\nAn agent that does not run is started.",
+		Long: "restart ends the agent and lets its keeper start it again. Builds are left alone: the new agent takes them up.\nAn agent that does not run is started.\n" +
+			"With --when-idle it waits for the builds to end, up to drain.timeout (agent.toml), and leaves an agent alone that does not run:\n" +
+			"packages do so after an upgrade.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := where.agent(cmd)
 			if err != nil {
@@ -351,6 +354,9 @@ func restartCommand(where *place) *cobra.Command {
 			if err := a.mayCommand(cmd, nil, a.keeper.Keeper(), a.keeper.Name()); err != nil {
 				return err
 			}
+			if idle {
+				return a.restartIdle(cmd)
+			}
 			if err := a.keeper.Restart(cmd.Context()); err != nil {
 				return err
 			}
@@ -358,6 +364,8 @@ func restartCommand(where *place) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&idle, "when-idle", false, "wait until nothing builds")
+	return cmd
 }
 
 func drainCommand(where *place) *cobra.Command {
