@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/devops-agent/devops-agent/agent/config"
@@ -19,7 +17,6 @@ import (
 	"github.com/devops-agent/devops-agent/upgrader"
 	"github.com/devops-agent/devops-agent/upgrader/fetch"
 	"github.com/devops-agent/devops-agent/upgrader/journal"
-	"github.com/devops-agent/devops-agent/upgrader/swap"
 	"github.com/devops-agent/devops-agent/upgrader/trust"
 )
 
@@ -367,8 +364,15 @@ func (a *Agent) UpgradeFrom(dir string, force bool) error {
 	if err := MayReplace(mode, order, force); err != nil {
 		return err
 	}
-	return a.begin(func(ctx context.Context) (stays bool, err error) {
-		defer a.removeOffered(dir)
+	release, err := a.offers().Use(context.Background())
+	if err != nil {
+		return err
+	}
+	err = a.begin(func(ctx context.Context) (stays bool, err error) {
+		defer func() {
+			a.removeOffered(dir)
+			err = errors.Join(err, release())
+		}()
 		s, err := a.prepare(ctx, order, source, force)
 		if err != nil {
 			return false, err
@@ -381,12 +385,16 @@ func (a *Agent) UpgradeFrom(dir string, force bool) error {
 			return false, errNothingNew
 		}
 		a.changes.enter(control.Waiting, s.String())
-		release, ok := a.exclusive(ctx, true)
+		open, ok := a.exclusive(ctx, true)
 		if !ok {
 			return false, errEnding
 		}
-		return a.replace(ctx, s, a.plan(journal.FromFile, ""), release)
+		return a.replace(ctx, s, a.plan(journal.FromFile, ""), open)
 	})
+	if err != nil {
+		err = errors.Join(err, release())
+	}
+	return err
 }
 
 // MayReplace says why upgrade.mode forbids an operator to have parts replaced, nil when it does not.
@@ -427,11 +435,7 @@ func (a *Agent) begin(do func(context.Context) (stays bool, err error)) error {
 
 // removeOffered removes what "devopsAgent upgrade" has put into tmp/ for us.
 func (a *Agent) removeOffered(dir string) {
-	rel, err := filepath.Rel(a.Installation.Path("tmp"), dir)
-	if err != nil || !filepath.IsLocal(rel) || !strings.HasPrefix(rel, "offered-") {
-		return
-	}
-	if err := swap.Real().Remove(dir); err != nil {
+	if err := a.offers().remove(dir); err != nil {
 		a.Log.Warn("Files of an upgrade stay behind", "path", dir, "err", err)
 	}
 }
@@ -474,6 +478,7 @@ func (a *Agent) Rollback(version string) error {
 
 // sweepUpgrades removes what upgrades have left, unless one is under way.
 func (a *Agent) sweepUpgrades(ctx context.Context) {
+	a.sweepOffered()
 	if !a.changes.begin() {
 		return
 	}
@@ -482,18 +487,13 @@ func (a *Agent) sweepUpgrades(ctx context.Context) {
 	if err := a.upgrader().Sweep(ctx, s.JDKDir, s.JDK17Dir); err != nil && ctx.Err() == nil {
 		a.Log.Warn("Left-overs of upgrades not removed", "err", err)
 	}
-	a.sweepOffered()
 }
 
-// sweepOffered removes what "devopsAgent upgrade" had put into tmp/ for an agent that ended.
+// sweepOffered removes what "devopsAgent upgrade" had put into tmp/ when it, or the agent that had taken it, was killed.
 func (a *Agent) sweepOffered() {
-	dirs, err := filepath.Glob(a.Installation.Path("tmp", "offered-*"))
-	if err != nil {
-		return
-	}
-	for _, dir := range dirs {
-		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > time.Hour {
-			a.removeOffered(dir)
-		}
+	if err := a.offers().Sweep(); err != nil {
+		a.Log.Warn("Files of an upgrade stay behind", "err", err)
 	}
 }
+
+func (a *Agent) offers() Offered { return Offered{a.Installation} }

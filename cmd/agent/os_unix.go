@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/devops-agent/devops-agent/agent"
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
@@ -142,50 +143,91 @@ func joinSession(base string) error {
 func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // handOver copies files of ours into a new directory below tmp/ of a home that belongs to another account, and gives them to that. It
-// goes by open directories, so that the account cannot lead us anywhere else.
-func handOver(inst *service.Installation, from, name string) (err error) {
+// goes by open directories, so that the account cannot lead us anywhere else. They are not swept until unlock is called.
+func handOver(inst *service.Installation, from, name string) (unlock func() error, err error) {
 	info, err := os.Stat(inst.Home)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return errors.New("the owner of " + inst.Home + " cannot be found out")
+		return nil, errors.New("the owner of " + inst.Home + " cannot be found out")
 	}
 	root, err := os.OpenRoot(inst.Home)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	if err := root.Mkdir("tmp", 0o700); err == nil {
-		if err := root.Lchown("tmp", int(owner.Uid), int(owner.Gid)); err != nil {
-			return err
+	for _, dir := range []string{"tmp", "runtime"} {
+		if err := root.Mkdir(dir, 0o700); err == nil {
+			if err := root.Lchown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
+				return nil, err
+			}
+		} else if !errors.Is(err, fs.ErrExist) {
+			return nil, err
 		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return err
 	}
+	lock, err := shareOffered(root, inst, owner)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
 	if err := root.Mkdir("tmp/"+name, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	dir, err := root.OpenRoot("tmp/" + name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	entries, err := os.ReadDir(from)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, entry := range entries {
 		if err := copyInto(dir, entry.Name(), filepath.Join(from, entry.Name()), owner); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	self, err := dir.Open(".")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(self.Chown(int(owner.Uid), int(owner.Gid)), self.Close())
+	return lock.Close, errors.Join(self.Chown(int(owner.Uid), int(owner.Gid)), self.Close())
+}
+
+// shareOffered takes the lock of agent.Offered in the home of another account, as Use does. The account may keep us from it, and no more.
+func shareOffered(root *os.Root, inst *service.Installation, owner *syscall.Stat_t) (_ *os.File, err error) {
+	name := agent.Offered{Inst: inst}.LockName()
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		f, err = root.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("lock %s: not a file", name), err)
+	}
+	if made { // of another one we do not know whose it is
+		if err := f.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor is small
+		return nil, fmt.Errorf("lock %s: %w; somebody removes left-overs, try again", name, err)
+	}
+	return f, nil
 }
 
 func copyInto(dir *os.Root, name, from string, owner *syscall.Stat_t) (err error) {

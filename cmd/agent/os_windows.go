@@ -36,7 +36,9 @@ func quoted(word string) string { return `"` + word + `"` }
 func joinSession(string) error { return nil }
 
 // handOver is never needed: there are no homes of others.
-func handOver(*service.Installation, string, string) error { return errors.ErrUnsupported }
+func handOver(*service.Installation, string, string) (func() error, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // stderrBefore: nothing takes standard error away here.
 func stderrBefore() (restore func()) { return nil }

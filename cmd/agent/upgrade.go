@@ -11,8 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -24,6 +24,7 @@ import (
 	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service/control"
 	"github.com/devops-agent/devops-agent/service/proc"
 	"github.com/devops-agent/devops-agent/upgrader"
@@ -32,8 +33,8 @@ import (
 	"github.com/devops-agent/devops-agent/upgrader/trust"
 )
 
-// offeredPrefix begins the names of directories below tmp/ with what an operator wants installed. The agent removes them.
-const offeredPrefix = "offered-"
+// goneAfter is how long nobody has to answer until an agent that was to replace something is given up.
+const goneAfter = time.Minute
 
 func upgradeCommand(where *place) *cobra.Command {
 	var from string
@@ -64,24 +65,34 @@ func upgradeCommand(where *place) *cobra.Command {
 }
 
 func rollbackCommand(where *place) *cobra.Command {
-	var wait bool
+	var wait, allow bool
 	cmd := &cobra.Command{
-		Use: "rollback [VERSION]", Short: "Go back to the agent that ran here before", Args: usage(cobra.MaximumNArgs(1)),
+		Use: "rollback [VERSION]|--allow", Short: "Go back to the agent that ran here before", Args: usage(cobra.MaximumNArgs(1)),
 		Long: "rollback puts the programs back that the last upgrade replaced; with a version, those of any upgrade whose programs are still kept\n" +
-			"(upgrade history). No later start undoes it. A running agent does it when its builds have ended.",
+			"(upgrade history). A running agent does it when its builds have ended.\n\n" +
+			"No later start undoes it, and the version that was left is not taken from the server again, until another version has come and stayed, or\n" +
+			"\"upgrade --from\" or \"rollback --allow\" says otherwise. The latter only says that, and replaces nothing.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := where.agent(cmd, args...)
 			if err != nil {
 				return err
 			}
+			c := changing{a, cmd, false, wait}
 			version := ""
 			if len(args) > 0 {
 				version = args[0]
 			}
-			return changing{a, cmd, false, wait}.rollback(version)
+			if allow && (version != "" || wait) {
+				return &usageError{cmd: cmd, err: errors.New("--allow goes nowhere: it takes no version and does not wait")}
+			}
+			if allow {
+				return c.allow()
+			}
+			return c.rollback(version)
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the version has proved itself or was taken back; the latter is exit code 1")
+	cmd.Flags().BoolVar(&allow, "allow", false, "let the server bring back what was rolled back by hand")
 	return cmd
 }
 
@@ -106,10 +117,11 @@ func (c changing) upgrade(from string) error {
 	if strings.HasPrefix(from, "~/") {
 		return &adviceError{"upgrade: no directory ~ here", "write the path in full, or without quotation marks"}
 	}
-	dir, err := c.collect(ctx, cfg, from)
+	dir, release, err := c.collect(ctx, cfg, from)
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
+	defer release() // ending does that, too
 	if account, foreign := c.owner(); foreign {
 		return c.as(account, "upgrade", "--from", dir)
 	}
@@ -123,34 +135,58 @@ func (c changing) upgrade(from string) error {
 	if err != nil {
 		return errors.Join(c.silentError("upgrade", err), swap.Real().Remove(dir))
 	}
+	release() // the agent has it now
 	return c.follow(before, "upgrade begun")
 }
 
-// collect copies what is wanted to where the agent can read it. What this program has put there for itself is there already.
-func (c changing) collect(ctx context.Context, cfg *config.Config, from string) (dir string, err error) {
-	if abs, err := filepath.Abs(from); err == nil && filepath.Dir(abs) == c.inst.Path("tmp") && strings.HasPrefix(filepath.Base(abs), offeredPrefix) {
-		return abs, nil
+// collect copies what is wanted to where the agent can read it, and keeps it from being swept until release is called. What this
+// program has put there for itself is there already.
+func (c changing) collect(ctx context.Context, cfg *config.Config, from string) (dir string, release func(), err error) {
+	var unlock func() error
+	offers := agent.Offered{Inst: c.inst}
+	dir = offers.NewName()
+	_, foreign := c.owner()
+	if !foreign {
+		if err := offers.Sweep(); err != nil {
+			warn(c.cmd, "files of an earlier upgrade stay behind: %v", err)
+		}
+		if unlock, err = offers.Use(ctx); err != nil {
+			return "", nil, err
+		}
 	}
-	dir = c.inst.Path("tmp", offeredPrefix+strconv.FormatInt(time.Now().UnixNano(), 36))
+	release = sync.OnceFunc(func() {
+		if unlock != nil {
+			_ = unlock() // the end of this process does it, too
+		}
+	})
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	if abs, err := filepath.Abs(from); err == nil && offers.Has(abs) {
+		return abs, release, nil
+	}
 	b := upgrader.Bundle{From: from, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH, Signed: cfg.Trust.Require, Free: host.FreeBytes}
 	if upgrader.IsAddress(from) {
 		if b.HTTP, err = c.client(cfg); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
-	if _, foreign := c.owner(); !foreign {
-		return dir, b.Collect(ctx, dir)
+	if !foreign {
+		return dir, release, b.Collect(ctx, dir)
 	}
 	// As root in somebody else's home: that account must not lead us anywhere.
 	scratch, err := os.MkdirTemp("", "devops-agent-")
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	if err := b.Collect(ctx, filepath.Join(scratch, "files")); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return dir, handOver(c.inst, filepath.Join(scratch, "files"), filepath.Base(dir))
+	unlock, err = handOver(c.inst, filepath.Join(scratch, "files"), filepath.Base(dir))
+	return dir, release, err
 }
 
 // client is one for addresses that operators name, with the proxies and authorities of this agent. It follows redirects to other
@@ -229,6 +265,12 @@ func (c changing) newest() string {
 	return list[0].ID
 }
 
+// open reports whether an upgrade is written down that has not ended, or cannot say so.
+func (c changing) open() bool {
+	found, err := c.journal().Current()
+	return err != nil || found.State != journal.None
+}
+
 // follow says that something has begun and, if that is wanted, waits for its end.
 func (c changing) follow(before, begun string) error {
 	if !c.wait {
@@ -237,10 +279,13 @@ func (c changing) follow(before, begun string) error {
 	}
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
-	said := control.UpgradePhase("")
+	said, heard := control.UpgradePhase(""), time.Now()
 	for {
 		var s control.Status
 		err := c.ask(c.cmd.Context(), control.Request{Op: control.OpStatus}, &s)
+		if err == nil {
+			heard = time.Now()
+		}
 		if err == nil && s.Upgrade.Phase != said && s.Upgrade.Phase != "" {
 			said = s.Upgrade.Phase
 			warn(c.cmd, "%s %s", said, s.Upgrade.To)
@@ -249,8 +294,12 @@ func (c changing) follow(before, begun string) error {
 			(err != nil || s.Upgrade.Phase == "" || s.Upgrade.Phase == control.OnTrial && s.Upgrade.Attempt == list[0].ID) {
 			return c.ended(list[0])
 		}
-		if err == nil && s.Upgrade.Phase == "" && s.Upgrade.Refused != "" && c.newest() == before {
-			return errors.New(s.Upgrade.Refused)
+		// Nobody works on it any more, and it was never written down?
+		if (err == nil && s.Upgrade.Phase == "" || time.Since(heard) > goneAfter) && c.newest() == before && !c.open() {
+			if s.Upgrade.Refused != "" {
+				return errors.New(s.Upgrade.Refused)
+			}
+			return &adviceError{"the agent has ended, or was told to, before anything was replaced", "nothing has changed; try again"}
 		}
 		select {
 		case <-c.cmd.Context().Done():
@@ -422,6 +471,28 @@ func (c changing) rollback(version string) error {
 	return c.follow(before, "rollback begun")
 }
 
+// allow lets the server bring back what was rolled back by hand.
+func (c changing) allow() (err error) {
+	if account, foreign := c.owner(); foreign {
+		return c.as(account, "rollback", "--allow")
+	}
+	total, err := recovery.Lock(c.cmd.Context(), c.inst, time.Minute)
+	if err != nil {
+		return fmt.Errorf("rollback: %w", err)
+	}
+	defer func() { err = errors.Join(err, total.Release()) }()
+	versions, err := c.journal().Allow()
+	if err != nil {
+		return fmt.Errorf("rollback: %w", err)
+	}
+	if len(versions) == 0 {
+		say(c.cmd, "nothing to allow: no version was rolled back by hand since the last upgrade")
+		return nil
+	}
+	say(c.cmd, "the server may bring back %s; the agent asks within the hour, and at once after: %s", strings.Join(versions, ", "), c.command("restart"))
+	return nil
+}
+
 func (c changing) rollbackAlone(version string) error {
 	cfg, err := config.LoadConfig(c.inst.Config)
 	if err != nil {
@@ -492,6 +563,9 @@ func printHistory(cmd *cobra.Command, list []journal.Attempt) error {
 		return err
 	}
 	for _, a := range list {
+		if from, _ := a.Version(); a.Left {
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "\n%s: %s was rolled back by hand at %s; the server's offer of it is not taken\n", a.ID, cli.OneLine(from), clock(a.Ended))
+		}
 		if a.State == journal.Settled || a.State == journal.Begun {
 			continue
 		}
