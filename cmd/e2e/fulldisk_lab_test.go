@@ -154,11 +154,11 @@ func TestCrashFullDisk(t *testing.T) {
 				_ = os.Chown(s.home.Path("tmp"), labAccount, labAccount)
 			}
 			target, mark := s.target(), s.rec.Mark()
-			over := s.offer(target)
+			e := s.offer(target)
 			s.until(p)
 			state := s.state()
 			filler := v.fill(t)
-			said := <-over
+			<-e.over
 			<-time.After(15 * time.Second) // three polls on a full disk
 			full := s.state()
 			for _, name := range []string{"devopsAgent", "jdk/bin/java"} {
@@ -170,7 +170,7 @@ func TestCrashFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := s.calm(100 * time.Second); err != nil {
-				t.Fatalf("%v; the upgrade said %s", err, said)
+				t.Fatalf("%v; the upgrade said %s", err, e.said)
 			}
 			quiet := s.silence(mark)
 			if err := s.usable(); err != nil {
@@ -183,9 +183,10 @@ func TestCrashFullDisk(t *testing.T) {
 			}
 			// and now that there is room
 			if now.version != target.version {
-				said = <-s.offer(target)
+				again := s.offer(target)
+				<-again.over
 				if !lab.Eventually(60*time.Second, func() bool { now, err := s.live(); return err == nil && now.version == target.version }) {
-					t.Errorf("with room again: %s", said)
+					t.Errorf("with room again: %s", again.said)
 				}
 				if err := s.calm(60 * time.Second); err != nil {
 					t.Fatal(err)
@@ -208,7 +209,7 @@ func TestCrashReadOnly(t *testing.T) {
 			if err := s.calm(30 * time.Second); err != nil {
 				t.Fatal(err)
 			}
-			over := s.offer(s.target())
+			e := s.offer(s.target())
 			s.until(p)
 			if out, err := exec.Command("mount", "-o", "remount,abort", v.at).CombinedOutput(); err != nil {
 				t.Skipf("cannot make a file system fail here: %v: %s", err, out)
@@ -224,14 +225,14 @@ func TestCrashReadOnly(t *testing.T) {
 			}
 			s.rest()
 			lab.KillMarked("LAB_DIR=" + s.home.Lab)
-			said := <-over // the CLI waits for the end of a trial that cannot end; it was killed just now
+			<-e.over // the CLI waits for the end of a trial that cannot end; it was killed just now
 			if !lab.Eventually(20*time.Second, func() bool { return exec.Command("umount", v.at).Run() == nil }) {
 				t.Fatal("the file system is busy")
 			}
 			v.mend(t)
 			s.keep()
 			if err := s.calm(100 * time.Second); err != nil {
-				t.Fatalf("%v; the upgrade said %s", err, said)
+				t.Fatalf("%v; the upgrade said %s", err, e.said)
 			}
 			if err := s.usable(); err != nil {
 				t.Fatal(err)
