@@ -67,7 +67,13 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 	defer func() { err = errors.Join(err, log.Close()) }()
 	done, tell := signalled()
 	trimming, stop := context.WithCancel(ctx)
-	u := newUpgrades(recovery.New(inst, recovery.VendorHere(inst), log.Logger))
+	vendor := recovery.VendorHere(inst)
+	if vendor != "" { // the agent learns that it is a package's
+		if err := os.Setenv(recovery.EnvVendor, vendor); err != nil {
+			return err
+		}
+	}
+	u := newUpgrades(recovery.New(inst, vendor, log.Logger))
 	var beside sync.WaitGroup
 	beside.Go(func() { trim(trimming, done) })
 	beside.Go(func() { u.guard(trimming, tell) })
