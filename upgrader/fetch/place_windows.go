@@ -9,7 +9,7 @@ import (
 )
 
 // rename replaces to, and returns when that is on the disk. A virus scanner may hold a fresh file for a moment, so it tries
-// for about two seconds.
+// for about four seconds.
 func rename(from, to string) error {
 	source, err := win.UTF16PtrFromString(from)
 	if err != nil {
@@ -25,7 +25,7 @@ func rename(from, to string) error {
 			return nil
 		}
 		busy := errors.Is(err, win.ERROR_ACCESS_DENIED) || errors.Is(err, win.ERROR_SHARING_VIOLATION) || errors.Is(err, win.ERROR_LOCK_VIOLATION)
-		if !busy || pause > time.Second {
+		if !busy || pause > 2*time.Second {
 			return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 		}
 		time.Sleep(pause)

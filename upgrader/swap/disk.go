@@ -37,8 +37,8 @@ type Disk interface {
 	// another in one step (Windows), there are none: errors.ErrUnsupported.
 	Symlink(target, path string) error
 	// Link gives the file at from a second name, fs.ErrExist if there is something at to. A symbolic link is itself
-	// linked, not what it points to. Where there are no hard links, it makes a copy with the same mode and owner that
-	// is on the disk when its name is.
+	// linked, not what it points to. Where there are no hard links, and of programs on Windows, it makes a copy with the
+	// same mode and owner that is on the disk when its name is.
 	Link(from, to string) error
 
 	// Adopt gives the file at path what the file at like has beside its content: mode, owner, extended attributes and
@@ -53,7 +53,7 @@ type Disk interface {
 
 	// Rename moves what is at from to to, in one step; it replaces a file or a link at to. On Windows, a program that
 	// runs is renamed to ".old-*" in its directory first (two steps, the first is taken back if the second fails), and
-	// what is busy is tried again for two seconds.
+	// what is busy is tried again for four seconds.
 	Rename(from, to string) error
 	// Exchange gives a and b, which both exist, each other's place in one step; ErrNoExchange where the system or the
 	// file system cannot.
@@ -143,7 +143,7 @@ func (d realDisk) Link(from, to string) error {
 	if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// No hard links here (FAT), none for us (fs.protected_hardlinks), or too many of this file.
+	// No hard links here (FAT), none of programs (Windows), none for us (fs.protected_hardlinks), or too many of this file.
 	if cerr := d.duplicate(from, to); cerr != nil {
 		return fmt.Errorf("%w; copy instead: %w", err, cerr)
 	}

@@ -13,11 +13,11 @@ import (
 )
 
 // persist repeats do while what it needs is busy. Virus scanners and indexers open new files for a moment without
-// sharing them; so it tries for about two seconds before it believes that access is denied.
+// sharing them; so it tries for about four seconds before it believes that access is denied.
 func persist(do func() error) error {
 	for pause := 4 * time.Millisecond; ; pause *= 2 {
 		err := do()
-		if err == nil || !busy(err) || pause > time.Second {
+		if err == nil || !busy(err) || pause > 2*time.Second {
 			return err
 		}
 		time.Sleep(pause)
@@ -90,7 +90,13 @@ func symlink(target, path string) error {
 	return &os.LinkError{Op: "symlink", Old: target, New: path, Err: errors.ErrUnsupported}
 }
 
-func link(from, to string) error { return os.Link(from, to) }
+// link makes no second name of a program: while that runs, no name of it can be deleted, or opened to force it to the disk.
+func link(from, to string) error {
+	if info, err := os.Lstat(from); err == nil && info.Mode().IsRegular() && isProgram(from) {
+		return &os.LinkError{Op: "link", Old: from, New: to, Err: errors.ErrUnsupported}
+	}
+	return os.Link(from, to)
+}
 
 // own does nothing: a new file inherits the access list of its directory.
 func own(string, string) error { return nil }

@@ -96,6 +96,29 @@ func TestAProgramThatRunsIsReplaced(t *testing.T) {
 	}
 }
 
+// What is kept of a program that runs can be forced to the disk, and thrown away, as a second name of it could not.
+func TestTheCopyOfAProgramThatRuns(t *testing.T) {
+	home := t.TempDir()
+	live, kept := filepath.Join(home, "devopsAgent.exe"), filepath.Join(home, "kept", "devopsAgent.exe")
+	running(t, live)
+	if err := os.Mkdir(filepath.Dir(kept), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := swap.Real()
+	for _, step := range []func() error{
+		func() error { return d.Link(live, kept) },
+		func() error { return d.Sync(kept) },
+		func() error { return d.Remove(filepath.Dir(kept)) },
+	} {
+		if err := step(); err != nil {
+			t.Error(err)
+		}
+	}
+	if names, err := d.ReadDir(home); err != nil || !slices.Equal(names, []string{"devopsAgent.exe"}) {
+		t.Errorf("left: %q, %v", names, err)
+	}
+}
+
 func TestWhatIsBusyForAMomentIsTriedAgain(t *testing.T) {
 	home := t.TempDir()
 	path := filepath.Join(home, "agent.toml")
