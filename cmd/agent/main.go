@@ -94,7 +94,7 @@ func commands(umask int) *cobra.Command {
 		restartCommand(&where), drainCommand(&where),
 		askCommand(&where, control.OpResume, "Take builds again after drain", "resume ends what drain began.", "taking builds"),
 		askCommand(&where, control.OpReload, "Read agent.toml again", "reload reads agent.toml again. A mistake in it is an error here, and the agent keeps its old settings.", "reloaded"),
-		statusCommand(&where), logsCommand(&where), upgradeCommand(&where), rollbackCommand(&where), prepareCommand(&where), manCommand())
+		statusCommand(&where), logsCommand(&where), upgradeCommand(&where), rollbackCommand(&where), prepareCommand(&where), checkConfigCommand(&where), manCommand())
 	root.AddCommand(olderWords(&where)...)
 	return root
 }
