@@ -25,7 +25,7 @@ type room struct {
 
 // floor is everything that programs may use.
 func floor() []string {
-	return []string{"agent", "agent/", "worker", "controller", "controller/", "packaging", "upgrader", "upgrader/", "service", "service/",
+	return []string{"agent", "agent/", "worker", "controller", "controller/", "packaging", "packaging/repo", "upgrader", "upgrader/", "service", "service/",
 		"systemd", "launchd", "windows"}
 }
 
@@ -54,6 +54,7 @@ func rooms() map[string]room {
 		"worker":                     {"A native worker: the session of one build, its script steps, its log.", []string{"agent/wire", "service/proc"}},
 		"controller":                 {"BK-CI for one machine: the other end of the wire on SQLite, with a web page; in memory for tests.", []string{"agent/wire"}},
 		"packaging":                  {"One manifest, four packages: .deb .rpm (nfpm), .pkg .msi (our writers).", []string{"service", "systemd", "launchd", "windows", "packaging/internal/"}},
+		"packaging/repo":             {"Signed apt and yum repositories as static files.", []string{"packaging/internal/", "upgrader/swap"}},
 		"cmd/internal/cli":           {"How a program starts, prints its error and picks its exit code.", []string{"service"}},
 		"cmd/internal/batch":         {"What BK-CI's batch installation asks of an installer: another identity for a copy of an image, and the agent's verbs.", append(floor(), "cmd/internal/cli")},
 		"cmd/internal/recovery": {"What a start of an agent does about upgrades: carry interrupted ones on, take over what a package brought, watch a new version.",
