@@ -120,6 +120,19 @@ func (c *changes) lastWas(a *journal.Attempt) {
 	c.now.Last = &control.UpgradeEnd{ID: a.ID, Kind: string(a.Kind), State: string(a.State), To: brings(a), Reason: brief(reason), Ended: a.Ended}
 }
 
+// leftAre notes the versions that were rolled back by hand.
+func (c *changes) leftAre(list []journal.Attempt) {
+	var left []string
+	for _, one := range list {
+		if version, _ := one.Version(); one.Left {
+			left = append(left, version+" at "+one.Ended.Local().Format("2006-01-02 15:04"))
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now.Left = strings.Join(left, ", ")
+}
+
 // brings says what an upgrade was to bring: the agent's version, or its parts.
 func brings(a *journal.Attempt) string {
 	if _, to := a.Version(); to != "" {

@@ -166,6 +166,7 @@ func (a *Agent) noteLast() {
 		a.Log.Warn("History of upgrades cannot be read", "err", err)
 		return
 	}
+	a.changes.leftAre(list)
 	for _, one := range list {
 		if one.State != journal.Begun {
 			a.changes.lastWas(&one)

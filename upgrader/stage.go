@@ -70,6 +70,7 @@ type Stage struct {
 	up     *Upgrader
 	inv    *Inventory
 	pieces map[journal.Part]*piece
+	byHand bool // an operator wants it
 
 	Refused []*PartError // parts that were given up, one by one
 	Same    int          // parts that are here already
@@ -117,13 +118,14 @@ func (s *Stage) Err() error {
 
 // Prepare fetches what is ordered and checks it: digest, signature, age, and whether it runs here. Parts fail each for itself.
 // The files are in tmp/ then, as the original leaves them, so that the server can say that they are not modified (protocol
-// §4.4, statement 81); what was refused is gone. A version that was taken back here is refused unless forced. The error is
-// about this machine, or the end of ctx.
+// §4.4, statement 81); what was refused is gone. A version that was taken back here is refused unless forced, and so is an agent that
+// an operator has left by hand when the server brings it. The error is about this machine, or the end of ctx.
 func (u *Upgrader) Prepare(ctx context.Context, o Order, inv *Inventory, from Source, force bool) (*Stage, error) {
 	if err := os.MkdirAll(u.incoming(), 0o700); err != nil {
 		return nil, fmt.Errorf("prepare an upgrade: %w", err)
 	}
-	s := &Stage{up: u, inv: inv, pieces: map[journal.Part]*piece{}}
+	_, byHand := from.(Directory)
+	s := &Stage{up: u, inv: inv, pieces: map[journal.Part]*piece{}, byHand: byHand || force}
 	for _, p := range o.parts() {
 		one, err := u.get(ctx, p, inv, from)
 		if ctx.Err() != nil {
@@ -379,10 +381,23 @@ func (s *Stage) tryAgent(ctx context.Context, force bool) {
 		s.dropPrograms()
 		return
 	}
-	if err := s.bad(one, force); err != nil {
+	err = s.bad(one, force)
+	if err == nil && !s.byHand {
+		err = s.left(one)
+	}
+	if err != nil {
 		s.refuse(journal.Agent, err)
 		s.dropPrograms()
 	}
+}
+
+// left refuses an agent that an operator has left by hand.
+func (s *Stage) left(one *piece) error {
+	attempt, err := s.up.Journal.Left(one.archive)
+	if err == nil && attempt != nil {
+		err = &journal.LeftError{Attempt: attempt}
+	}
+	return err
 }
 
 // replacesDaemon reports whether a new daemon goes live: where there is one, and on Linux only (protocol §4.6): elsewhere it is the

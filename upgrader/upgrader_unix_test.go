@@ -539,6 +539,62 @@ func TestABadVersionIsNotTriedAgain(t *testing.T) {
 	}
 }
 
+// TestWhatWasRolledBackByHandIsTakenFromAnOperatorOnly, or when it is another version.
+func TestWhatWasRolledBackByHandIsTakenFromAnOperatorOnly(t *testing.T) {
+	s := newSite(t)
+	carryOut := func() {
+		t.Helper()
+		if err := s.Journal.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.Journal.Settle(); err != nil || r.Ended == nil {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	if _, err := s.Begin(t.Context(), s.prepare(Order{Agent: true}), journal.Plan{Kind: journal.FromServer}); err != nil {
+		t.Fatal(err)
+	}
+	carryOut()
+	plan, err := s.Journal.Previous("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.BeginPlan(t.Context(), *plan); err != nil {
+		t.Fatal(err)
+	}
+	carryOut()
+	if s.read("devopsAgent") != program("v1") {
+		t.Fatal("not gone back")
+	}
+	var left *journal.LeftError
+	stage := s.prepare(Order{Agent: true})
+	if err := s.refused(stage, journal.Agent); !errors.As(err, &left) || !strings.Contains(err.Error(), "v2 was rolled back by hand") || left.Hint() == "" {
+		t.Errorf("refused with %v", err)
+	}
+	if stage.Programs() || stage.Any() {
+		t.Errorf("it brings %s", stage)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "devopsAgent"), []byte(program("v2")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	from := Directory{Dir: dir, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH}
+	if stage := s.prepareFrom(from.Offers(), from, false); !stage.Programs() {
+		t.Errorf("an operator's is refused: %v", stage.Err())
+	}
+	s.put(journal.Agent, program("v3"))
+	if stage := s.prepare(Order{Agent: true}); !stage.Programs() {
+		t.Errorf("another version is refused: %v", stage.Err())
+	}
+	s.put(journal.Agent, program("v2"))
+	if versions, err := s.Journal.Allow(); err != nil || len(versions) != 1 || versions[0] != "v2" {
+		t.Errorf("allowed %v, %v", versions, err)
+	}
+	if stage := s.prepare(Order{Agent: true}); !stage.Programs() {
+		t.Errorf("what is allowed is refused: %v", stage.Err())
+	}
+}
+
 // sign signs what the remote has of a part.
 func (s *site) sign(secret trust.Secret, p journal.Part, claim trust.Claim) {
 	s.t.Helper()

@@ -323,6 +323,9 @@ func (r *report) upgradeLines(line func(name, format string, args ...any)) {
 	if u.Refused != "" {
 		line("not upgraded", "%s", u.Refused)
 	}
+	if u.Left != "" {
+		line("rolled back", "%s; the server's offer of it is not taken", u.Left)
+	}
 	if u.Last != nil {
 		text = u.Last.State + " " + clock(u.Last.Ended)
 		if u.Last.To != "" {

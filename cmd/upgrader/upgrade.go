@@ -165,6 +165,11 @@ func (u *upgrading) vet(ctx context.Context, items []journal.Item) (journal.Plan
 		if bad != nil {
 			return plan, &badError{part: item.Part, attempt: *bad, dir: u.Inst.Path("tmp")}
 		}
+		if left, err := u.Journal.Left(sum); err != nil {
+			return plan, err
+		} else if left != nil && item.Part == journal.Agent {
+			return plan, &journal.LeftError{Attempt: left}
+		}
 		if item.Part == journal.Upgrader { // nobody asks the original's, which would not answer
 			plan.Items = append(plan.Items, item)
 			continue

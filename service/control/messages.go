@@ -133,6 +133,7 @@ type Upgrade struct {
 	Since   *time.Time   `json:"since,omitempty"`   // when the phase began
 	Starts  int          `json:"starts,omitempty"`  // of a version on trial
 	Refused string       `json:"refused,omitempty"` // why the last upgrade did not get as far as replacing anything
+	Left    string       `json:"left,omitempty"`    // the version that was rolled back by hand, and when; it is not taken from the server again
 	Last    *UpgradeEnd  `json:"last,omitempty"`    // the last one that did
 }
 

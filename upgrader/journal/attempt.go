@@ -40,6 +40,7 @@ type Attempt struct {
 	Untold   bool      `json:"untold,omitempty"`    // the server has not heard yet how it ended
 	Forgiven bool      `json:"forgiven,omitempty"`  // the operator wants this version tried again
 	Leftover []string  `json:"leftover,omitempty"`  // directories that are still in use, below home
+	Left     bool      `json:"left,omitempty"`      // a rollback by hand: the server is not to bring back what it left; only History says so
 
 	unwritten bool // there was no room for this when it ended
 }
@@ -134,7 +135,9 @@ func (j *Journal) stamp() time.Time { return j.now().UTC().Truncate(time.Millise
 
 // save writes an attempt. History is for people: an upgrade does not fail for want of it.
 func (j *Journal) save(a *Attempt) error {
-	text, err := json.MarshalIndent(a, "", " ")
+	kept := *a
+	kept.Left = false // it depends on what comes later
+	text, err := json.MarshalIndent(&kept, "", " ")
 	if err == nil {
 		err = swap.WriteFileOn(j.disk, j.in(a.ID, attemptOf), append(text, '\n'), 0o600)
 	}
@@ -200,7 +203,78 @@ func (j *Journal) History() ([]Attempt, error) {
 		}
 		return strings.Compare(b.ID, a.ID)
 	})
+	markLeft(list)
 	return list, nil
+}
+
+// markLeft marks the rollbacks by which an operator has left a version that he has not returned to since, and returns the latest
+// upgrade to a version that is none, which ends what earlier ones say; "" for none. Lists are as History's.
+func markLeft(list []Attempt) (decisive string) {
+	returned := make(map[string]bool)
+	for i := range list {
+		list[i].Left = false
+	}
+	for i, a := range list {
+		c, ok := a.of(Agent)
+		if !ok || a.State != Settled {
+			continue
+		}
+		if a.Kind != Rollback {
+			return a.ID
+		}
+		list[i].Left = c.Old != "" && !returned[c.Old] && !a.Forgiven
+		returned[c.New], returned[c.Old] = true, true
+	}
+	return ""
+}
+
+// Left finds the rollback by which an operator has left a version of the agent: sum is the SHA-256 of its program. nil is none. Until
+// another version has settled here, or the operator allows it, the server is not to bring that one back.
+func (j *Journal) Left(sum string) (*Attempt, error) {
+	list, err := j.History()
+	if err != nil || sum == "" {
+		return nil, err
+	}
+	for _, a := range list {
+		if c, _ := a.of(Agent); a.Left && c.Old == sum {
+			return &a, nil
+		}
+	}
+	return nil, nil
+}
+
+// LeftError: an operator has left this version of the agent by "devopsAgent rollback", and the server offers it again.
+type LeftError struct{ Attempt *Attempt }
+
+// Error says when.
+func (e *LeftError) Error() string {
+	version, _ := e.Attempt.Version()
+	return fmt.Sprintf("%s was rolled back by hand at %s and is not taken from the server again", version, e.Attempt.Ended.Local().Format("2006-01-02 15:04"))
+}
+
+// Hint says how it comes back.
+func (e *LeftError) Hint() string {
+	return `another version of the server ends this; so do "devopsAgent rollback --allow" and "devopsAgent upgrade --from FILE"`
+}
+
+// Allow lets the server bring back what was left by hand, and returns the versions that this is about.
+func (j *Journal) Allow() (versions []string, err error) {
+	list, err := j.History()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range list {
+		if !a.Left {
+			continue
+		}
+		a.Forgiven = true
+		if err := j.save(&a); err != nil {
+			return versions, err
+		}
+		from, _ := a.Version()
+		versions = append(versions, from)
+	}
+	return versions, nil
 }
 
 // load reads an attempt; one whose end is not in it, from its record.

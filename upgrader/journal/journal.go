@@ -24,7 +24,7 @@ const (
 )
 
 // Journal is what an installation knows of its upgrades: the open one, and those that ended. Everything that changes
-// something (Begin, Apply, Adopt, Recover, Settle, Undo, Well, Forgive, Sweep, SweepTrees) is to be called by who holds
+// something (Begin, Apply, Adopt, Recover, Settle, Undo, Well, Forgive, Allow, Sweep, SweepTrees) is to be called by who holds
 // total-lock, and goes on where a crash has interrupted it.
 type Journal struct {
 	home   string

@@ -25,6 +25,7 @@ type rule struct {
 	adopted      int          // that came from the package last
 	decided      map[int]bool // versions of the package that mode server has looked at, or that were adopted
 	bad          map[int]bool // tried here and taken back
+	left         map[int]bool // by going back, since another version was last taken
 	way          []int        // versions to go back to, the latest last
 	kept         []int        // of those, the ones that are still here for sure
 }
@@ -45,6 +46,7 @@ func (r *rule) try(version int) {
 			r.way, r.kept = append(r.way, r.live), append(r.kept, r.live)
 		}
 		r.live = version
+		clear(r.left)
 		r.forget()
 	}
 }
@@ -91,7 +93,7 @@ func (r *rule) start() {
 }
 
 func (r *rule) server(version int) {
-	if r.mode == ModeServer && !r.bad[version] {
+	if r.mode == ModeServer && !r.bad[version] && !r.left[version] {
 		r.try(version)
 	}
 }
@@ -109,6 +111,8 @@ func (r *rule) back(to int) {
 			break
 		}
 	}
+	r.left[r.live] = true
+	delete(r.left, to)
 	r.live = to
 	r.forget()
 }
@@ -242,6 +246,10 @@ func (m *machine) upgrade(kind Kind, version int) (refused bool) {
 		m.t.Fatal(err)
 	} else if bad != nil {
 		return true
+	} else if left, err := m.j.Left(digest); err != nil {
+		m.t.Fatal(err)
+	} else if left != nil {
+		return true
 	}
 	plan := Plan{Kind: kind, Reached: true, Proof: time.Second}
 	for _, p := range []Part{Agent, Daemon} {
@@ -286,7 +294,7 @@ func TestTheVersionThatRunsIsTheOneTheRuleSays(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, seed)
-			r := &rule{mode: ModeServer, decided: map[int]bool{}, bad: map[int]bool{}}
+			r := &rule{mode: ModeServer, decided: map[int]bool{}, bad: map[int]bool{}, left: map[int]bool{}}
 			var told []string
 			sure := 0
 			for step := range 40 {

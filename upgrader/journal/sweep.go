@@ -38,6 +38,7 @@ func (j *Journal) Sweep() {
 	}
 	open := func(id string) bool { return f.Record != nil && f.Record.ID == id }
 	useful := j.usefulBackups(list)
+	decisive := markLeft(list)
 	for n, a := range list {
 		if open(a.ID) {
 			continue
@@ -57,6 +58,9 @@ func (j *Journal) Sweep() {
 			j.dropOld(&a)
 		}
 		j.drop(j.in(a.ID, "new"))
+		if a.Left || a.ID == decisive { // what is not taken from the server depends on it
+			n = 0
+		}
 		if n >= mostAttempts && len(a.Leftover) == 0 && !a.Untold && a.State != TakenBack && !a.hasBackup() || n >= 3*mostAttempts {
 			j.drop(j.in(a.ID))
 			continue
