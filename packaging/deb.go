@@ -12,7 +12,35 @@ import (
 
 // debContents adds what a Debian package has to the manifest of Linux.
 func debContents(r Release, m *Manifest) error {
-	return linuxContents(r, m)
+	if err := linuxContents(r, m); err != nil {
+		return err
+	}
+	t := tree{m, "root"}
+	if err := t.completion(r, "zsh", "/usr/share/zsh/vendor-completions/_devopsAgent"); err != nil {
+		return err
+	}
+	own, err := ownLicence(r)
+	if err != nil {
+		return err
+	}
+	log, err := squeeze([]byte(debChangelog(*m)))
+	if err != nil {
+		return err
+	}
+	t.dir("/usr/share/doc/" + m.Name)
+	t.data("/usr/share/doc/"+m.Name+"/changelog.gz", log)
+	t.data("/usr/share/doc/"+m.Name+"/copyright", []byte(debCopyright(*m, own, r.Licences)))
+	var overrides, restarts string
+	if err := into(map[string]*string{
+		"lintian-overrides": &overrides, "needrestart.conf": &restarts, "deb/preinst": &m.Scripts.PreInstall,
+		"deb/postinst": &m.Scripts.PostInstall, "deb/prerm": &m.Scripts.PreRemove, "deb/postrm": &m.Scripts.PostRemove,
+	}); err != nil {
+		return err
+	}
+	t.data("/usr/share/lintian/overrides/"+m.Name, []byte(overrides))
+	t.add(File{Path: "/etc/needrestart/conf.d/" + m.Name + ".conf", Kind: Config, Mode: 0o644, Data: []byte(restarts)})
+	m.Relations = Relations{Depends: []string{"passwd"}, Recommends: []string{"ca-certificates"}, Suggests: []string{javaName, "bash-completion"}}
+	return nil
 }
 
 // debVersion is a version as dpkg compares it: 1.2.4~dev.3 comes before 1.2.4.

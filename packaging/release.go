@@ -13,7 +13,10 @@ type Release struct {
 	Commit  string    // full hash, or "unknown"
 	Time    time.Time // of the commit, UTC: every time in every package
 	Bin     string    // directory of the programs, by the names that "make build_all" gives them
-	Root    string    // source tree: licence, changelog
+	Root    string    // source tree: licence, changelog, agent.toml
+	Docs    string    // directory with man/devopsAgent.8 and so on, and completion/{bash,zsh,fish}, as the agent writes them
+	// Licences are those of everything that is linked into the programs.
+	Licences []Licence
 }
 
 // program is the path of a program that was built for a system: devopsAgent_linux_arm64, devopsAgent_macos, devopsAgent.exe.

@@ -3,6 +3,7 @@ package packaging
 import (
 	"context"
 	"io"
+	"path/filepath"
 
 	"github.com/goreleaser/nfpm/v2"
 	"github.com/goreleaser/nfpm/v2/files"
@@ -11,7 +12,32 @@ import (
 
 // rpmContents adds what an rpm has to the manifest of Linux.
 func rpmContents(r Release, m *Manifest) error {
-	return linuxContents(r, m)
+	if err := linuxContents(r, m); err != nil {
+		return err
+	}
+	t := tree{m, "root"}
+	if err := t.completion(r, "zsh", "/usr/share/zsh/site-functions/_devopsAgent"); err != nil {
+		return err
+	}
+	own, err := ownLicence(r)
+	if err != nil {
+		return err
+	}
+	var preset string
+	if err := into(map[string]*string{
+		"50-devops-agent.preset": &preset, "rpm/pre": &m.Scripts.PreInstall, "rpm/post": &m.Scripts.PostInstall,
+		"rpm/preun": &m.Scripts.PreRemove, "rpm/postun": &m.Scripts.PostRemove,
+	}); err != nil {
+		return err
+	}
+	licences := "/usr/share/licenses/" + m.Name
+	t.dir(licences, "/usr/share/doc/"+m.Name)
+	t.data(licences+"/LICENSE", []byte(own))
+	t.data(licences+"/THIRD-PARTY", []byte(thirdParty(r.Licences)))
+	t.add(File{Path: "/usr/share/doc/" + m.Name + "/CHANGELOG.md", Mode: 0o644, Source: filepath.Join(r.Root, "CHANGELOG.md")})
+	t.data("/usr/lib/systemd/system-preset/50-devops-agent.preset", []byte(preset))
+	m.Relations = Relations{Depends: []string{"/bin/sh", "/usr/sbin/useradd"}, Recommends: []string{"ca-certificates"}, Suggests: []string{javaName, "bash-completion"}}
+	return nil
 }
 
 // rpmArch is an architecture in the words of rpm.

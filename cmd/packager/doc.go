@@ -1,3 +1,3 @@
-// Command packager makes what is published: signatures today. It is a tool of those who build the agent and is not installed
+// Command packager makes what is published: packages, keys, signatures. It is a tool of those who build the agent and is not installed
 // with it.
 package main

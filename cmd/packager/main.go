@@ -29,7 +29,7 @@ type streams struct {
 func commands(s *streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "packager",
-		Short:         "Make what is published: keys and signatures",
+		Short:         "Make what is published: packages, keys and signatures",
 		SilenceUsage:  true,
 		SilenceErrors: true, SuggestionsMinimumDistance: 2,
 		Args: usage(cobra.NoArgs),
@@ -38,7 +38,7 @@ func commands(s *streams) *cobra.Command {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
-	root.AddCommand(keygenCommand(s), signCommand(s), verifyCommand(s), versionCommand(s))
+	root.AddCommand(buildCommand(s), listCommand(s), keygenCommand(s), signCommand(s), verifyCommand(s), versionCommand(s))
 	return root
 }
 
