@@ -41,12 +41,12 @@ func (b *release) open(ctx context.Context, s *streams, docs string) (packaging.
 		return r, err
 	}
 	if r.Version == "" {
-		if r.Version, err = ask(ctx, b.root, "sh", filepath.Join("scripts", "version.sh")); err != nil {
+		if r.Version, err = output(ctx, b.root, "sh", filepath.Join("scripts", "version.sh")); err != nil {
 			return r, fmt.Errorf("find the version: %w", err)
 		}
 	}
 	if r.Commit == "" {
-		if r.Commit, err = ask(ctx, b.root, "git", "rev-parse", "HEAD"); err != nil {
+		if r.Commit, err = output(ctx, b.root, "git", "rev-parse", "HEAD"); err != nil {
 			r.Commit = "unknown"
 		}
 	}
@@ -55,7 +55,7 @@ func (b *release) open(ctx context.Context, s *streams, docs string) (packaging.
 		stamp = s.env("SOURCE_DATE_EPOCH")
 	}
 	if stamp == "" {
-		if stamp, err = ask(ctx, b.root, "git", "show", "-s", "--format=%ct", "HEAD"); err != nil {
+		if stamp, err = output(ctx, b.root, "git", "show", "-s", "--format=%ct", "HEAD"); err != nil {
 			return r, fmt.Errorf("find the time of the commit: %w", err)
 		}
 	}
@@ -98,8 +98,8 @@ func hostProgram(name string) string {
 	return name + suffix
 }
 
-// ask runs a program and returns its output, without blanks around.
-func ask(ctx context.Context, dir, program string, args ...string) (string, error) {
+// output runs a program and returns its output, without blanks around.
+func output(ctx context.Context, dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
 	var stderr bytes.Buffer
@@ -128,14 +128,14 @@ func writeDocs(ctx context.Context, program, dir string) error {
 	if _, err := os.Stat(program); err != nil {
 		return &programsError{err}
 	}
-	if _, err := ask(ctx, dir, program, "man", "--dir", filepath.Join(dir, "man")); err != nil {
+	if _, err := output(ctx, dir, program, "man", "--dir", filepath.Join(dir, "man")); err != nil {
 		return &programsError{err}
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "completion"), 0o700); err != nil {
 		return err
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		text, err := ask(ctx, dir, program, "completion", shell)
+		text, err := output(ctx, dir, program, "completion", shell)
 		if err != nil {
 			return &programsError{err}
 		}
@@ -148,7 +148,7 @@ func writeDocs(ctx context.Context, program, dir string) error {
 
 // licences finds the licences of what is linked into the programs for Linux, macOS and Windows.
 func licences(ctx context.Context, r packaging.Release) ([]packaging.Licence, error) {
-	out, err := ask(ctx, r.Root, "go", "env", "GOMODCACHE", "GOROOT")
+	out, err := output(ctx, r.Root, "go", "env", "GOMODCACHE", "GOROOT")
 	if err != nil {
 		return nil, fmt.Errorf("find the module cache: %w", err)
 	}
