@@ -47,6 +47,7 @@ func formats() map[Format]format {
 	return map[Format]format{
 		Deb: {goos: "linux", arches: []string{"amd64", "arm64"}, contents: debContents, file: debName, write: writeDeb, read: readDeb},
 		RPM: {goos: "linux", arches: []string{"amd64", "arm64"}, contents: rpmContents, file: rpmName, write: writeRPM, read: readRPM},
+		Pkg: {goos: "darwin", arches: []string{Universal}, contents: pkgContents, file: pkgName, write: writePkg, read: readPkg},
 	}
 }
 

@@ -154,3 +154,23 @@ func Split(data []byte) ([]Slice, error) {
 	}
 	return all, nil
 }
+
+// Arches are the processors that the beginning of a file names, in Apple's words; none when it is no program. It looks no further
+// than the first headers.
+func Arches(beginning []byte) []string {
+	if !Is(beginning) {
+		return nil
+	}
+	if binary.LittleEndian.Uint32(beginning) == magic64 {
+		return []string{Slice{CPU: binary.LittleEndian.Uint32(beginning[4:])}.Arch()}
+	}
+	var all []string
+	for i := range int(binary.BigEndian.Uint32(beginning[4:])) {
+		at := fatHeader + fatSlice*i
+		if len(beginning) < at+fatSlice {
+			break
+		}
+		all = append(all, Slice{CPU: binary.BigEndian.Uint32(beginning[at:])}.Arch())
+	}
+	return all
+}
