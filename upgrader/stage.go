@@ -501,6 +501,9 @@ func (s *Stage) tryJDK(ctx context.Context, one *piece, force bool) (same bool, 
 			return false, err
 		}
 	}
+	if err := unpack.Executable(fresh, u.GOOS); err != nil {
+		return false, err
+	}
 	lines, err := JavaVersion(ctx, unpack.Java(fresh, u.GOOS))
 	if err != nil {
 		return false, err

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -180,11 +181,16 @@ func noise(n int) string {
 
 func zipOf(t *testing.T, top string, files map[string]string) string {
 	t.Helper()
+	return zipWith(t, 0o755, top, files)
+}
+
+func zipWith(t *testing.T, mode fs.FileMode, top string, files map[string]string) string {
+	t.Helper()
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		h := &zip.FileHeader{Name: top + name, Method: zip.Deflate}
-		h.SetMode(0o755)
+		h.SetMode(mode)
 		f, err := w.CreateHeader(h)
 		if err != nil {
 			t.Fatal(err)
@@ -509,6 +515,27 @@ func TestAgentsThatAreNotTaken(t *testing.T) {
 	s.put(journal.Agent, program("v1")) // what is here; a daemon alone does not count (statement 85)
 	if stage := s.prepare(Order{Agent: true}); stage.Any() || stage.Err() != nil || stage.Same != 1 {
 		t.Errorf("the agent that is here: %s, %v, %d", stage, stage.Err(), stage.Same)
+	}
+}
+
+// TestAJDKWhoseArchiveMakesNothingExecutable works all the same, as with the original, which makes everything executable.
+func TestAJDKWhoseArchiveMakesNothingExecutable(t *testing.T) {
+	s := newSite(t)
+	name := strings.TrimPrefix(unpack.Java("/", runtime.GOOS), "/")
+	lib := path.Join(path.Dir(path.Dir(name)), "lib")
+	s.put(journal.JDK17, zipWith(t, 0o644, "jdk-17.0.1/", map[string]string{name: java, lib + "/jspawnhelper": "x", lib + "/modules": "x"}))
+	stage := s.prepare(Order{JDK17: true})
+	if err := stage.Err(); err != nil || !stage.Any() {
+		t.Fatalf("refused: %v", err)
+	}
+	jdks, err := s.Replace(t.Context(), stage, journal.Plan{Kind: journal.FromServer})
+	if err != nil || len(jdks) != 1 {
+		t.Fatalf("%v, %v", jdks, err)
+	}
+	for file, want := range map[string]fs.FileMode{name: 0o755, lib + "/jspawnhelper": 0o755, lib + "/modules": 0o644} {
+		if info, err := os.Stat(filepath.Join(jdks[0].Dir, file)); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v", file, info.Mode(), err)
+		}
 	}
 }
 

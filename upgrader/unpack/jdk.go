@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -54,4 +55,44 @@ func Java(root, goos string) string {
 		return filepath.Join(root, "Contents", "Home", "bin", "java")
 	}
 	return filepath.Join(root, "bin", "java")
+}
+
+// Executable makes the programs of the JDK at root executable for whoever may read them: there are archives whose modes say that
+// nothing in them is, and the original makes everything so. Other files, and links, stay as they are.
+func Executable(root, goos string) error {
+	if goos == "windows" {
+		return nil
+	}
+	top, err := os.OpenRoot(root)
+	if err != nil {
+		return fmt.Errorf("make the programs of a JDK executable: %w", err)
+	}
+	defer top.Close()
+	home := filepath.ToSlash(filepath.Dir(filepath.Dir(Java("", goos))))
+	for _, below := range []string{home, path.Join(home, "jre")} {
+		for _, pattern := range []string{"bin/*", "lib/jexec", "lib/jspawnhelper", "lib/*/jspawnhelper"} {
+			names, err := fs.Glob(top.FS(), path.Join(below, pattern))
+			if err != nil {
+				return fmt.Errorf("make the programs of a JDK executable: %w", err)
+			}
+			for _, name := range names {
+				if err := executable(top, name); err != nil {
+					return fmt.Errorf("make the programs of a JDK executable: %w", err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func executable(top *os.Root, name string) error {
+	info, err := top.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	mode := info.Mode().Perm()
+	if more := mode | mode&0o444>>2; more != mode {
+		return top.Chmod(name, more)
+	}
+	return nil
 }

@@ -468,3 +468,57 @@ func BenchmarkInto(b *testing.B) {
 		})
 	}
 }
+
+func TestProgramsOfAJDKAreExecutable(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a machine with Unix modes")
+	}
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		root, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
+		home := filepath.Dir(filepath.Dir(Java(root, goos)))
+		want := map[string]fs.FileMode{
+			"bin/java": 0o755, "bin/jcmd": 0o750, "bin/secret": 0o700, "jre/bin/keytool": 0o755, "lib/jexec": 0o755, "lib/jspawnhelper": 0o755,
+			"jre/lib/amd64/jspawnhelper": 0o755, "lib/modules": 0o644, "bin/server/libjvm.so": 0o644, "lib/security/cacerts": 0o600, "conf/bin": 0o644,
+		}
+		before := map[string]fs.FileMode{"bin/jcmd": 0o640, "bin/secret": 0o600, "lib/security/cacerts": 0o600}
+		write := func(path string, mode fs.FileMode) {
+			t.Helper()
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o600), os.Chmod(path, mode)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name := range want {
+			mode, odd := before[name]
+			if !odd {
+				mode = 0o644
+			}
+			write(filepath.Join(home, filepath.FromSlash(name)), mode)
+			if goos == "windows" {
+				want[name] = mode
+			}
+		}
+		write(outside, 0o644)
+		if err := errors.Join(os.Symlink(outside, filepath.Join(home, "bin", "out")), os.Symlink("../lib/modules", filepath.Join(home, "bin", "in")),
+			os.Mkdir(filepath.Join(home, "bin", "dir"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Executable(root, goos); err != nil {
+			t.Fatalf("%s: %v", goos, err)
+		}
+		for name, mode := range want {
+			info, err := os.Lstat(filepath.Join(home, filepath.FromSlash(name)))
+			if err != nil || info.Mode() != mode {
+				t.Errorf("%s: %s: %v, %v; want %v", goos, name, info.Mode(), err, mode)
+			}
+		}
+		if info, err := os.Stat(outside); err != nil || info.Mode() != 0o644 {
+			t.Errorf("%s: a file outside has mode %v, %v", goos, info.Mode(), err)
+		}
+	}
+	if err := Executable(filepath.Join(t.TempDir(), "none"), "linux"); err == nil {
+		t.Error("a JDK that is not there")
+	}
+	if err := Executable(t.TempDir(), "linux"); err != nil {
+		t.Error(err)
+	}
+}
