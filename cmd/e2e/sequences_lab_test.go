@@ -30,14 +30,14 @@ type law struct {
 	decided map[int]bool // versions of the package that were adopted, or looked at in mode server
 	way     []int        // what ran before, the latest last; going back leads along it
 	kept    int          // how many steps back are here for sure: two upgrades' old programs are kept
-	fled    int          // the version that the last step was a rollback from, none when it was anything else
-	shunned int          // a version that was left by a rollback: the server has to offer another one first
+	fled    int          // the version that the last change was a rollback from, none when it was anything else
+	shunned map[int]bool // versions that were left by rollbacks: the server does not bring them back before another one came
 }
 
 const none = -1
 
 func newLaw() *law {
-	return &law{mode: "server", runs: none, shipped: none, adopted: none, decided: map[int]bool{}, fled: none, shunned: none}
+	return &law{mode: "server", runs: none, shipped: none, adopted: none, decided: map[int]bool{}, fled: none, shunned: map[int]bool{}}
 }
 
 // becomes is any upgrade that is carried out.
@@ -46,6 +46,7 @@ func (l *law) becomes(version int) {
 		l.way, l.kept = append(l.way, l.runs), min(l.kept+1, 2)
 	}
 	l.runs, l.fled = version, none
+	clear(l.shunned)
 }
 
 // start is one of the agent: a version of the package is decided on once; the first of all is always taken.
@@ -73,10 +74,9 @@ func (l *law) start() {
 
 // offered is one by the server, which wants any version that is not the one that runs.
 func (l *law) offered(version int) (taken bool) {
-	if l.mode != "server" || version == l.shunned {
+	if l.mode != "server" || l.shunned[version] {
 		return false
 	}
-	l.shunned = none
 	l.becomes(version)
 	return true
 }
@@ -90,14 +90,25 @@ func (l *law) file(version int, force bool) (taken bool) {
 	return true
 }
 
-// back is "rollback".
-func (l *law) back() int {
+// back is "rollback": a step back on the way.
+func (l *law) back() {
 	at := len(l.way) - 1
 	to := l.way[at]
 	l.way, l.kept = l.way[:at], l.kept-1
+	l.leaves(to)
+}
+
+// again is "rollback VERSION" to where the last rollback came from.
+func (l *law) again() {
+	l.way, l.kept = append(l.way, l.runs), min(l.kept+1, 2)
+	l.leaves(l.fled)
+}
+
+// leaves is what rollbacks have in common.
+func (l *law) leaves(to int) {
+	l.shunned[l.runs] = true
+	delete(l.shunned, to)
 	l.runs, l.fled = to, l.runs
-	l.shunned = l.fled
-	return to
 }
 
 // sequence is a home whose agent gets other versions from everywhere, and its keeper.
@@ -277,7 +288,7 @@ func (q *sequence) offer(version int) {
 	}
 	mark := q.rec.Mark()
 	again := ""
-	if version == q.law.shunned {
+	if q.law.shunned[version] {
 		again = ", which was left by a rollback"
 	}
 	q.tells("server %d%s", version, again)
@@ -312,7 +323,11 @@ func (q *sequence) step() {
 	}
 	switch weights[q.rng.IntN(len(weights))] {
 	case "server":
-		q.offer(other())
+		version := other()
+		if q.law.fled != none && q.rng.IntN(2) == 0 {
+			version = q.law.fled
+		}
+		q.offer(version)
 	case "file":
 		version, force := other(), q.rng.IntN(2) == 0
 		words := []string{"upgrade", "--from", q.suites[version].dir}
@@ -329,7 +344,7 @@ func (q *sequence) step() {
 		case q.law.fled != none && q.rng.IntN(3) == 0: // where it came from
 			to := q.law.fled
 			q.tells("rollback %d", to)
-			q.law.becomes(to)
+			q.law.again()
 			if said, done := q.types("rollback", q.suites[to].version); !done {
 				q.Fatalf("after %q: %s; %s", q.told, said, q.home.Log())
 			}
