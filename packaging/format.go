@@ -47,6 +47,7 @@ func formats() map[Format]format {
 	return map[Format]format{
 		Deb: {goos: "linux", arches: []string{"amd64", "arm64"}, contents: debContents, file: debName, write: writeDeb, read: readDeb},
 		RPM: {goos: "linux", arches: []string{"amd64", "arm64"}, contents: rpmContents, file: rpmName, write: writeRPM, read: readRPM},
+		MSI: {goos: "windows", arches: []string{"amd64", "arm64"}, contents: msiContents, file: msiName, write: writeMSI, read: readMSI},
 		Pkg: {goos: "darwin", arches: []string{Universal}, contents: pkgContents, file: pkgName, write: writePkg, read: readPkg},
 	}
 }
@@ -75,6 +76,10 @@ func (f Format) FileName(m Manifest) string {
 type Options struct {
 	RPMKey     string // file of an armoured OpenPGP secret key; "" leaves the package unsigned
 	RPMKeyWord string // its passphrase
+
+	PFX          string // PKCS#12 file with the key and the certificates of programs and packages for Windows; "" leaves them unsigned
+	PFXWord      string // its passphrase
+	TimestampURL string // RFC 3161 server that says when they were signed; "" for none
 }
 
 // Contents is the manifest of the product for a format and an architecture.
