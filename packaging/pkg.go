@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
-	_ "embed"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -37,15 +36,6 @@ const (
 	pkgKept      = "/private/var/db/" + pkgID // what preinstall leaves for postinstall
 )
 
-//go:embed files/pkg/preinstall
-var pkgPreinstall string
-
-//go:embed files/pkg/postinstall
-var pkgPostinstall string
-
-//go:embed files/pkg/uninstall
-var pkgUninstall string
-
 // pkgPrograms are those that a package of macOS has. launchd runs the agent itself: no devopsDaemon.
 func pkgPrograms() []string { return []string{"devopsAgent", "devopsWorker", "upgrader"} }
 
@@ -71,12 +61,10 @@ func pkgJob(l service.Layout) launchd.Job {
 
 // pkgContents adds what a package of macOS has to the manifest.
 func pkgContents(r Release, m *Manifest) error {
-	l := m.Layout
-	own := func(f File) { // root:wheel, with every directory on the way
-		f.Owner, f.Group = "root", "wheel"
-		m.Files = append(m.Files, f)
-	}
-	own(File{Path: l.Vendor, Kind: Dir, Mode: 0o755})
+	l, t := m.Layout, tree{m, "wheel"}
+	share, conf := "/usr/local/share/"+m.Name, path.Dir(l.Config)
+	t.dir(l.Vendor, share, conf)
+	t.add(File{Path: conf + "/enroll.d", Kind: Dir, Mode: 0o750})
 	for _, name := range pkgPrograms() {
 		f := File{Path: l.Vendor + "/" + name, Mode: 0o755, Program: true}
 		if m.GOARCH == Universal {
@@ -87,27 +75,45 @@ func pkgContents(r Release, m *Manifest) error {
 		} else {
 			f.Source = r.program(name, "darwin", m.GOARCH)
 		}
-		own(f)
+		t.add(f)
 	}
-	own(File{Path: "/usr/local/bin/devopsAgent", Kind: Link, Mode: 0o755, Target: "../libexec/" + path.Base(l.Vendor) + "/devopsAgent"})
+	t.add(File{Path: "/usr/local/bin/devopsAgent", Kind: Link, Mode: 0o755, Target: "../libexec/" + path.Base(l.Vendor) + "/devopsAgent"})
 	job := pkgJob(l)
-	text, err := job.Plist()
+	plist, err := job.Plist()
 	if err != nil {
 		return err
 	}
-	own(File{Path: job.File(launchd.DaemonDir), Mode: 0o644, Data: text})
-	own(File{Path: path.Dir(l.Config), Kind: Dir, Mode: 0o755})
-	own(File{Path: path.Dir(l.Config) + "/enroll.d", Kind: Dir, Mode: 0o750})
-	share := "/usr/local/share/" + m.Name
-	own(File{Path: share, Kind: Dir, Mode: 0o755})
-	own(File{Path: share + "/LICENSE", Mode: 0o644, Source: filepath.Join(r.Root, "LICENSE")})
+	t.data(job.File(launchd.DaemonDir), plist)
 	template := share + "/agent.toml"
-	own(File{Path: template, Mode: 0o644, Source: filepath.Join(r.Root, "agent", "config", "testdata", "agent.toml")})
-
+	t.add(File{Path: template, Mode: 0o644, Source: filepath.Join(r.Root, "agent", "config", "testdata", "agent.toml")})
+	licence, err := ownLicence(r)
+	if err != nil {
+		return err
+	}
+	t.data(share+"/LICENSE", []byte(licence))
+	t.data(share+"/THIRD-PARTY", []byte(thirdParty(r.Licences)))
+	if err := t.manuals(r, "/usr/local/share/man"); err != nil {
+		return err
+	}
+	for shell, to := range map[string]string{
+		"bash": "/usr/local/etc/bash_completion.d/devopsAgent",
+		"zsh":  "/usr/local/share/zsh/site-functions/_devopsAgent",
+		"fish": "/usr/local/share/fish/vendor_completions.d/devopsAgent.fish",
+	} {
+		if err := t.completion(r, shell, to); err != nil {
+			return err
+		}
+	}
+	var uninstall string
+	if err := into(map[string]*string{"pkg/preinstall": &m.Scripts.PreInstall, "pkg/postinstall": &m.Scripts.PostInstall, "pkg/uninstall": &uninstall}); err != nil {
+		return err
+	}
 	fill := pkgFill(m.Files, l, template)
-	own(File{Path: l.Vendor + "/uninstall", Mode: 0o755, Data: []byte(fill(pkgUninstall))})
-	m.Scripts.PreInstall, m.Scripts.PostInstall = fill(pkgPreinstall), fill(pkgPostinstall)
-	m.Files = append(m.Files, parents(m.Files, File{Kind: Dir, Mode: 0o755, Owner: "root", Group: "wheel"})...)
+	for _, script := range []*string{&m.Scripts.PreInstall, &m.Scripts.PostInstall, &uninstall} {
+		*script = fill(*script)
+	}
+	t.add(File{Path: l.Vendor + "/uninstall", Mode: 0o755, Data: []byte(uninstall)})
+	t.dir(parents(m.Files)...)
 	return nil
 }
 
@@ -159,23 +165,22 @@ func pkgFill(files []File, l service.Layout, template string) func(script string
 }
 
 // parents are the directories above some files that are not among them.
-func parents(files []File, like File) []File {
+func parents(files []File) []string {
 	there := map[string]bool{"/": true}
 	for _, f := range files {
 		there[f.Path] = true
 	}
-	var more []File
+	var more []string
 	for _, f := range files {
 		for p := path.Dir(f.Path); !there[p]; p = path.Dir(p) {
 			there[p] = true
-			like.Path = p
-			more = append(more, like)
+			more = append(more, p)
 		}
 	}
 	return more
 }
 
-// ids are the numbers of the accounts and groups that a package of macOS may name.
+// pkgIDs are the numbers of the accounts and groups that a package of macOS may name.
 func pkgIDs(f File) (uid, gid uint32, err error) {
 	gid, known := map[string]uint32{"wheel": 0, "admin": 80}[f.Group]
 	if f.Owner != "root" || !known {
@@ -217,13 +222,15 @@ func writePkg(ctx context.Context, m Manifest, _ Options, w io.Writer) error {
 
 // pkgPayload makes the archive of the files, and the bill of it.
 func pkgPayload(ctx context.Context, m Manifest) (payload, error) {
-	root := File{Path: "/", Kind: Dir, Mode: 0o755, Owner: "root", Group: "wheel"}
-	all := append([]File{root}, slices.Concat(m.Files, parents(m.Files, root))...)
+	all := slices.Clone(m.Files)
+	for _, dir := range append(parents(m.Files), "/") {
+		all = append(all, File{Path: dir, Kind: Dir, Mode: 0o755, Owner: "root", Group: "wheel"})
+	}
 	slices.SortFunc(all, func(a, b File) int {
 		return cmp.Compare(strings.TrimSuffix(a.Path, "/"), strings.TrimSuffix(b.Path, "/"))
 	})
 	var out bytes.Buffer
-	pack := newPacked(&out)
+	pack := newODC(&out)
 	var bill []bom.Entry
 	var total int64
 	for _, f := range all {
@@ -284,18 +291,18 @@ func pkgEntry(f File, at time.Time) (bom.Entry, []byte, error) {
 	return e, data, nil
 }
 
-// packed is a compressed archive that is written.
-type packed struct {
+// odc is a compressed archive that is written.
+type odc struct {
 	zip     *gzip.Writer
 	archive *cpio.Writer
 }
 
-func newPacked(w io.Writer) *packed {
+func newODC(w io.Writer) *odc {
 	zip := gzip.NewWriter(w) // without a name and a time
-	return &packed{zip, cpio.NewWriter(zip)}
+	return &odc{zip, cpio.NewWriter(zip)}
 }
 
-func (p *packed) add(h cpio.Header, data []byte) error {
+func (p *odc) add(h cpio.Header, data []byte) error {
 	if err := p.archive.WriteHeader(h); err != nil {
 		return err
 	}
@@ -303,12 +310,12 @@ func (p *packed) add(h cpio.Header, data []byte) error {
 	return err
 }
 
-func (p *packed) close() error { return errors.Join(p.archive.Close(), p.zip.Close()) }
+func (p *odc) close() error { return errors.Join(p.archive.Close(), p.zip.Close()) }
 
 // pkgScripts makes the archive of the scripts.
 func pkgScripts(m Manifest) ([]byte, error) {
 	var out bytes.Buffer
-	pack := newPacked(&out)
+	pack := newODC(&out)
 	if err := pack.add(cpio.Header{Name: ".", Mode: cpio.TypeDir | 0o755, Time: m.Time.Unix()}, nil); err != nil {
 		return nil, err
 	}
