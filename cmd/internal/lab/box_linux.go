@@ -30,6 +30,7 @@ type Box struct {
 type BoxOptions struct {
 	Name  string // part of the name, for people who look at the machine; letters and digits
 	Plain bool   // no systemd: PID 1 only reaps, as in a minimal container
+	Image string // kind of the image (lab/image), "" for the plain Debian
 }
 
 // NewBox makes a box and boots it. It needs root.
@@ -47,6 +48,9 @@ func NewBox(t T, o BoxOptions) *Box {
 	args := []string{b.Name, "--owner", strconv.Itoa(os.Getpid())}
 	if o.Plain {
 		args = append(args, "--plain")
+	}
+	if o.Image != "" {
+		args = append(args, "--image", o.Image)
 	}
 	t.Cleanup(func() { b.must("rm", b.Name) })
 	b.must("up", args...)
