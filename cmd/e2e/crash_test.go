@@ -45,8 +45,10 @@ type upgraded struct {
 
 	stages *stages
 	known  map[string]bool // what lay in the home before the upgrade under way
-	took   time.Duration   // an upgrade, about
-	tally  *tally
+
+	strangers map[int]int // how often a process was seen that is none of the home's
+	took      time.Duration
+	tally     *tally
 }
 
 // stages is how far an upgrade is, for who wants to strike at a certain moment of it.
@@ -283,9 +285,30 @@ func (s *upgraded) rest() {
 }
 
 // processes are those of the home by what they are.
-func (s *upgraded) processes() map[string][]int {
+func (s *upgraded) processes() map[string][]int { return s.byName(lab.Marked("LAB_DIR=" + s.home.Lab)) }
+
+// soon is processes for who is in a hurry: what was no process of the home twice is not looked at again until the next upgrade.
+func (s *upgraded) soon() map[string][]int {
+	var pids []int
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || s.strangers[pid] > 1 {
+			continue
+		}
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && bytes.Contains(environ, []byte("LAB_DIR="+s.home.Lab+"\x00")) {
+			pids = append(pids, pid)
+			continue
+		}
+		s.strangers[pid]++ // it may be about to become one of the home
+	}
+	return s.byName(pids)
+}
+
+func (s *upgraded) byName(pids []int) map[string][]int {
 	found := map[string][]int{}
-	for _, pid := range lab.Marked("LAB_DIR=" + s.home.Lab) {
+	for _, pid := range pids {
 		program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || len(text) == 0 {
@@ -546,16 +569,17 @@ func (s *upgraded) follow(ctx context.Context) {
 }
 
 // aims are the stages that runs wait for before they kill; some more often, since most can go wrong there. "" is any moment.
-func aims() []string {
-	return []string{
-		"", "", "collect", "fetch", "unpack", "stage", "jdk ready", "jdk settle",
-		"ready", "ready", "ready", "trial-0", "trial-0", "trial-0", "trial-1", "trial-1", "trial-1", "settle", "settle", "settle", "undo", "undo", "undo",
+func aims(offered bool) []string {
+	common := []string{"ready", "ready", "ready", "trial-0", "trial-0", "trial-0", "trial-1", "trial-1", "trial-1", "settle", "settle", "settle", "undo", "undo", "undo", ""}
+	if offered {
+		return append(common, "", "collect", "fetch", "unpack", "stage", "jdk ready", "jdk settle")
 	}
+	return common
 }
 
 // await waits for a moment to kill at: some time in an upgrade, or in a stage of it. An upgrade that has to go back for that is spoiled.
-func (s *upgraded) await(over <-chan struct{}) {
-	aim, share := aims()[s.rng.IntN(len(aims()))], s.rng.Float64()
+func (s *upgraded) await(aims []string, over <-chan struct{}) {
+	aim, share := aims[s.rng.IntN(len(aims))], s.rng.Float64()
 	is := func(stage string) bool { return stage == aim }
 	after := func(d time.Duration) {
 		select {
@@ -574,27 +598,39 @@ func (s *upgraded) await(over <-chan struct{}) {
 	case !s.stages.await(is, over):
 		return
 	}
-	after(s.stages.length(aim))
+	after(s.stages.length(aim) * 7 / 10) // to find the victim takes a moment, too
 }
 
-// spoil kills the new agent whenever it is started, until it is being taken back.
+// spoil kills the new agent whenever it is started, until it is being taken back. Its server says nothing meanwhile, so that it does not
+// settle before.
 func (s *upgraded) spoil(over <-chan struct{}) bool {
-	trial := func(stage string) bool {
-		return strings.HasPrefix(stage, "trial-") && stage != "trial-0" || stage == "undo"
+	endpoints := []lab.Endpoint{lab.Startup, lab.Ask, lab.Status, lab.Heartbeat}
+	defer func() {
+		for _, e := range endpoints {
+			s.rec.On(e, nil)
+		}
+	}()
+	begun := func(stage string) bool {
+		return strings.HasPrefix(stage, "trial-") || stage == "ready" || stage == "undo"
 	}
-	for s.stages.await(trial, over) {
+	for s.stages.await(begun, over) {
+		for _, e := range endpoints {
+			s.rec.Always(e, lab.Answer{Hang: true})
+		}
 		stage, changed := s.stages.current()
 		if stage == "undo" {
 			return true
 		}
 		s.stages.injure(true)
-		for _, pid := range s.processes()["agent"] {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		if strings.HasPrefix(stage, "trial-") && stage != "trial-0" {
+			for _, pid := range s.soon()["agent"] {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
 		}
 		select {
 		case <-changed:
 		case <-over:
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	return false
@@ -603,7 +639,7 @@ func (s *upgraded) spoil(over <-chan struct{}) bool {
 // strike kills one process of the home, whichever, or all.
 func (s *upgraded) strike() {
 	s.stages.injure(true)
-	all := s.processes()
+	all := s.soon()
 	names := make([]string, 0, len(all))
 	for name := range all {
 		names = append(names, name)
@@ -661,7 +697,8 @@ func (s *upgraded) offer(target edition) *errand {
 	})
 }
 
-// drop puts the programs into tmp/ and runs the upgrader there, as an agent of the original does, and people.
+// drop puts the programs into tmp/ and runs the upgrader there, as an agent of the original does, and people. It is over when the
+// upgrade is.
 func (s *upgraded) drop(target edition) *errand {
 	return s.errand(func(ctx context.Context) ([]byte, error) {
 		for name := range target.sums {
@@ -669,7 +706,11 @@ func (s *upgraded) drop(target edition) *errand {
 				return out, err
 			}
 		}
-		return s.command(ctx, s.home.Path("tmp", "upgrader"), "-action=upgrade").CombinedOutput()
+		out, err := s.command(ctx, s.home.Path("tmp", "upgrader"), "-action=upgrade").CombinedOutput()
+		if !s.stages.await(func(stage string) bool { return stage == "" }, ctx.Done()) {
+			err = errors.Join(err, errors.New("it does not end"))
+		}
+		return out, err
 	})
 }
 
@@ -685,6 +726,7 @@ func (s *upgraded) begin() (before, target edition, err error) {
 	s.tally.mu.Lock()
 	s.known = known
 	s.tally.mu.Unlock()
+	s.strangers = map[int]int{}
 	s.stages.injure(false)
 	return before, target, nil
 }
@@ -715,12 +757,12 @@ func (s *upgraded) run() error {
 		return err
 	}
 	begun := time.Now()
-	way := s.offer
+	way, offered := s.offer, true
 	if s.rng.IntN(3) == 0 && !s.refused(target) {
-		way = s.drop
+		way, offered = s.drop, false
 	}
 	e := way(target)
-	s.await(e.over)
+	s.await(aims(offered), e.over)
 	s.strike()
 	<-e.over
 	if e.late {
@@ -846,6 +888,7 @@ func (s *upgraded) strays() []string {
 		}
 		base := entry.Name()
 		switch {
+		case filepath.Dir(name) == filepath.Join("tmp", "incoming"): // a download that was cut goes on from there, for a day
 		case strings.HasSuffix(base, ".old"), strings.HasSuffix(base, ".new"), strings.HasSuffix(base, ".part"), strings.HasPrefix(base, ".devops-"),
 			filepath.Dir(name) == "." && strings.HasPrefix(base, "jdk_"), strings.HasPrefix(name, "upgrade/open-"), strings.HasPrefix(name, "upgrade/damaged"),
 			filepath.Dir(name) == "tmp" && strings.HasPrefix(base, "offered-"):
