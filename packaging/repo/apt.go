@@ -292,8 +292,11 @@ func (a apt) publish(r Repository, items []item, old published, s signers) ([]st
 			return nil, false, err
 		}
 	}
-	if fresh {
-		err = a.tree.write(a.dir("InRelease"), signed)
+	if !fresh {
+		return keep, false, nil
 	}
-	return keep, fresh, err
+	if err := a.tree.leave(old.files, keep, s.now); err != nil {
+		return nil, false, err
+	}
+	return keep, true, a.tree.write(a.dir("InRelease"), signed)
 }

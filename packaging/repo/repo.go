@@ -376,19 +376,9 @@ func (p *publication) retain() {
 
 // prune removes what is in no index, neither in this one nor in the one before, and was not an hour ago.
 func (p *publication) prune(used []string) error {
-	before := slices.Concat(p.oldApt.files, p.oldYum.files)
 	inUse := map[string]bool{}
-	for _, name := range used {
+	for _, name := range slices.Concat(used, p.oldApt.files, p.oldYum.files) {
 		inUse[name] = true
-	}
-	for _, name := range before {
-		if inUse[name] {
-			continue
-		}
-		inUse[name] = true
-		if err := p.tree.drop(name, p.Now); err != nil {
-			return err
-		}
 	}
 	hashes := p.apt.dir("main") + "/"
 	names, err := p.tree.names("pool", func(name string) bool { return true })

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,10 +137,17 @@ func isTemporary(name string) bool {
 	return strings.HasPrefix(base, ".") && strings.HasSuffix(base, ".tmp")
 }
 
-// drop notes that a file is in no index from now on: readers of the one before have a while to fetch it.
-func (t tree) drop(name string, now time.Time) error {
-	if err := os.Chtimes(t.path(name), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// leave notes that files are in no index from now on, those that were in the one before and are not to be kept: readers
+// of that one have a while to fetch them. It is called before there is a new index, so that a crash after that takes
+// nothing from them.
+func (t tree) leave(before, keep []string, now time.Time) error {
+	for _, name := range before {
+		if slices.Contains(keep, name) {
+			continue
+		}
+		if err := os.Chtimes(t.path(name), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -326,8 +325,11 @@ func (y yum) publish(items []item, old published, s signers, kept func(name stri
 			return nil, false, err
 		}
 	}
+	if err := y.tree.leave(old.files, keep, s.now); err != nil {
+		return nil, false, err
+	}
 	if err := swap.Dir(y.tree.disk, y.tree.path(repodata), y.tree.path(repodataFresh), y.tree.path(repodataOld)); err != nil {
 		return nil, false, err
 	}
-	return keep, true, y.tree.disk.Remove(y.tree.path(path.Clean(repodataOld)))
+	return keep, true, y.tree.disk.Remove(y.tree.path(repodataOld))
 }
