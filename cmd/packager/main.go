@@ -38,7 +38,7 @@ func commands(s *streams) *cobra.Command {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
-	root.AddCommand(buildCommand(s), listCommand(s), keygenCommand(s), repoCommand(s), signCommand(s), verifyCommand(s), versionCommand(s))
+	root.AddCommand(buildCommand(s), listCommand(s), keygenCommand(s), renderCommand(s), repoCommand(s), signCommand(s), verifyCommand(s), versionCommand(s))
 	return root
 }
 
