@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -145,4 +146,29 @@ func debChangelog(m Manifest) string {
 		fmt.Fprintf(&b, "\n -- %s  %s\n", m.Maintainer, c.Time.UTC().Format(time.RFC1123Z))
 	}
 	return b.String()
+}
+
+// rpmChangelog is the changelog as nfpm wants it, which is YAML; JSON is YAML as well.
+func rpmChangelog(m Manifest) string {
+	type note struct {
+		Note string `json:"note"`
+	}
+	type entry struct {
+		Semver   string    `json:"semver"`
+		Date     time.Time `json:"date"`
+		Packager string    `json:"packager"`
+		Changes  []note    `json:"changes"`
+	}
+	all := make([]entry, len(m.Changes))
+	for i, c := range m.Changes {
+		all[i] = entry{Semver: debVersion(c.Version) + "-1", Date: c.Time.UTC(), Packager: m.Maintainer}
+		for _, item := range c.Items {
+			all[i].Changes = append(all[i].Changes, note{strings.ReplaceAll(item, "%", "%%")})
+		}
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		return "[]" // cannot be: it is text and times
+	}
+	return string(data)
 }

@@ -27,12 +27,12 @@ func Java(r Release, f Format) (_ Manifest, ok bool, err error) {
 	}
 	t := tree{&m, "root"}
 	doc := "/usr/share/doc/" + m.Name
-	t.dir(doc)
 	own, err := ownLicence(r)
 	if err != nil {
 		return Manifest{}, false, err
 	}
 	if f == Deb {
+		t.dir(doc)
 		log, err := squeeze([]byte(debChangelog(m)))
 		if err != nil {
 			return Manifest{}, false, err
@@ -40,7 +40,8 @@ func Java(r Release, f Format) (_ Manifest, ok bool, err error) {
 		t.data(doc+"/changelog.gz", log)
 		t.data(doc+"/copyright", []byte(debCopyright(m, own, nil)))
 	} else {
-		t.data(doc+"/LICENSE", []byte(own))
+		t.dir(rpmLicences + m.Name)
+		t.data(rpmLicences+m.Name+"/LICENSE", []byte(own))
 	}
 	sortFiles(m.Files)
 	return m, true, m.check()

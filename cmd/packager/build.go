@@ -121,7 +121,9 @@ func (e *programsError) Error() string { return "write manual pages: " + e.err.E
 func (e *programsError) Unwrap() error { return e.err }
 
 // Hint says how to make it.
-func (e *programsError) Hint() string { return "\"make build_all\" makes the programs; --bin says where they are" }
+func (e *programsError) Hint() string {
+	return "\"make build_all\" makes the programs; --bin says where they are"
+}
 
 // writeDocs lets the agent write its manual pages and completions.
 func writeDocs(ctx context.Context, program, dir string) error {
