@@ -48,6 +48,7 @@ type Options struct {
 	Config       *config.Config
 	Store        *config.Store
 	Programs     string         // directory of the package's programs, "" for none but those in home
+	HostName     string         // told to the server instead of the machine's name; "" for that
 	Version      string         // of the agent
 	Debug        bool           // debug mode: no upgrades (protocol §3.1)
 	GOOS, GOARCH string         // of this machine
@@ -284,9 +285,17 @@ func (a *Agent) startup(ctx context.Context) error {
 	return nil
 }
 
+// hostName is the name that the server lists.
+func (a *Agent) hostName() string {
+	if a.HostName != "" {
+		return a.HostName
+	}
+	return host.Name()
+}
+
 func (a *Agent) startupMessage() wire.Startup {
 	return wire.Startup{
-		HostName:      host.Name(),
+		HostName:      a.hostName(),
 		HostIP:        a.currentIP(),
 		DetectOS:      host.DetectOS(a.GOOS),
 		MasterVersion: a.Version,
@@ -364,7 +373,7 @@ func (a *Agent) measure(ctx context.Context) error {
 
 // sendMetrics takes one sample and sends it: as JSON, and for projects of the git_ flavour as line protocol.
 func (a *Agent) sendMetrics(ctx context.Context, collector *metrics.Collector, s config.Settings) error {
-	about := metrics.About{Project: s.Identity.Project, Agent: s.Identity.Agent, HostName: host.Name(), HostIP: a.currentIP()}
+	about := metrics.About{Project: s.Identity.Project, Agent: s.Identity.Agent, HostName: a.hostName(), HostIP: a.currentIP()}
 	list, err := collector.Collect(ctx, time.Now(), about)
 	if err != nil {
 		a.Log.Debug("Some measurements cannot be taken", "err", err)

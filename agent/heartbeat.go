@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/agent/config"
-	"github.com/devops-agent/devops-agent/agent/host"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/service/proc"
@@ -27,7 +26,7 @@ func (a *Agent) heartbeat() wire.Heartbeat {
 	return wire.Heartbeat{
 		MasterVersion:       a.Version,
 		SlaveVersion:        v.Worker,
-		HostName:            host.Name(),
+		HostName:            a.hostName(),
 		AgentIP:             a.currentIP(),
 		ParallelTaskCount:   s.Parallel,
 		AgentInstallPath:    a.Installation.Home,

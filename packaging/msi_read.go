@@ -11,6 +11,7 @@ import (
 	"github.com/devops-agent/devops-agent/packaging/internal/cab"
 	"github.com/devops-agent/devops-agent/packaging/internal/cfb"
 	"github.com/devops-agent/devops-agent/packaging/internal/msi"
+	"github.com/devops-agent/devops-agent/windows"
 )
 
 // Limits of a package that is read, in bytes.
@@ -58,7 +59,7 @@ func readMSI(r io.ReaderAt, size int64) (Listing, error) {
 	}
 	registry, _ := d.Table("Registry")
 	for _, row := range registry.Rows { // a pre-release is told there alone
-		if registry.Text(row, "Key") == msiKey && registry.Text(row, "Name") == "Version" {
+		if registry.Text(row, "Key") == windows.AnswersKey && registry.Text(row, "Name") == "Version" {
 			l.Version = registry.Text(row, "Value")
 		}
 	}

@@ -17,7 +17,6 @@ import (
 
 // Names and conditions of the tables.
 const (
-	msiKey     = `SOFTWARE\devops-agent` // where the answers to the installer are remembered
 	servicesAt = `SYSTEM\CurrentControlSet\Services\`
 
 	component64        = 256
@@ -47,12 +46,16 @@ func msiStarts() []start {
 type answer struct{ property, value string }
 
 func msiAnswers() []answer {
-	return []answer{{"GATEWAY", "Gateway"}, {"NAME", "Name"}, {"PROJECT", "Project"}, {"TOKEN_FILE", "TokenFile"}}
+	return []answer{{"GATEWAY", windows.AnswerGateway}, {"NAME", windows.AnswerName}, {"PROJECT", windows.AnswerProject},
+		{"TOKEN_FILE", windows.AnswerTokenFile}}
 }
 
-// msiStartIf says whether the service is started: START decides; else a new installation starts it, and an upgrade when it
-// ran before. What is disabled cannot be started.
-const msiStartIf = `SERVICE_START<>"#4" AND (START="1" OR (NOT START AND (NOT SERVICE_START OR SERVICE_RUNNING="#1")))`
+// Whether the service is started: START decides; else a new installation starts it, and an upgrade leaves it stopped when somebody
+// stopped it. What is disabled cannot be started. What is not started is noted as stopped, for the next upgrade.
+const (
+	msiStartIf = `SERVICE_START<>"#4" AND (START="1" OR (NOT START AND SERVICE_STOPPED<>"#1"))`
+	msiNoteIf  = `START="0" OR (NOT START AND SERVICE_STOPPED="#1")`
+)
 
 // tables collects what is put into a database.
 type tables struct {
@@ -89,7 +92,7 @@ func msiDatabase(m Manifest, content map[string][]byte) (*msi.Database, error) {
 }
 
 func (t tables) properties(m Manifest, core string) {
-	secure := []string{"NEWER", "OLDER", "SAME", "SAME_PLACE", "SERVICE_IMAGE", "SERVICE_RUNNING", "SERVICE_START", "START"}
+	secure := []string{"NEWER", "OLDER", "SAME", "SAME_PLACE", "SERVICE_IMAGE", "SERVICE_START", "SERVICE_STOPPED", "START"}
 	for _, a := range msiAnswers() {
 		secure = append(secure, a.property, "LAST_"+a.property)
 	}
@@ -287,21 +290,22 @@ func (t tables) registry(m Manifest, c components, place int) {
 	var registry, locators, searches [][]any
 	answers := "Answers"
 	for _, a := range msiAnswers() {
-		registry = append(registry, []any{a.value, rootMachine, msiKey, a.value, "[" + a.property + "]", answers})
-		locators = append(locators, []any{a.value, rootMachine, msiKey, a.value, locateRaw64})
+		registry = append(registry, []any{a.value, rootMachine, windows.AnswersKey, a.value, "[" + a.property + "]", answers})
+		locators = append(locators, []any{a.value, rootMachine, windows.AnswersKey, a.value, locateRaw64})
 		searches = append(searches, []any{"LAST_" + a.property, a.value})
 	}
 	registry = append(registry,
-		[]any{"Place", rootMachine, msiKey, "Place", strconv.Itoa(place), answers},
-		[]any{"Version", rootMachine, msiKey, "Version", m.Version, answers})
+		[]any{"Place", rootMachine, windows.AnswersKey, "Place", strconv.Itoa(place), answers},
+		[]any{"Version", rootMachine, windows.AnswersKey, "Version", m.Version, answers})
 	locate := func(property, signature, key, value string) {
 		locators = append(locators, []any{signature, rootMachine, key, value, locateRaw64})
 		searches = append(searches, []any{property, signature})
 	}
-	locate("SAME_PLACE", "Place", msiKey, "Place")
+	locate("SAME_PLACE", "Place", windows.AnswersKey, "Place")
 	locate("SERVICE_START", "ServiceStart", servicesAt+s.Name, "Start")
 	locate("SERVICE_IMAGE", "ServiceImage", servicesAt+s.Name, "ImagePath")
-	locate("SERVICE_RUNNING", "ServiceRunning", windows.RunningKey(s.Name), windows.RunningValue)
+	locate("SERVICE_STOPPED", "ServiceStopped", windows.StoppedKey(s.Name), windows.StoppedValue)
+	registry = append(registry, []any{"Stopped", rootMachine, windows.StoppedKey(s.Name), windows.StoppedValue, "#1", "Stopped"})
 	for _, v := range s.Registry() { // those that no other table can say: the event source, and the quotes
 		if component, ok := msiRegistered(c, v); ok {
 			registry = append(registry, []any{"Service_" + v.Name, rootMachine, v.Key, v.Name, msiValue(v, s), component})
@@ -373,6 +377,7 @@ func (t tables) components(m Manifest, c components) {
 		own("Answers", msiVendorDir, byRegistry, nil, "Version"),
 		own("Events", msiVendorDir, byRegistry, nil, "Service_EventMessageFile"),
 		own("ImagePath", msiVendorDir, byRegistry, nil, "Service_ImagePath"),
+		own("Stopped", msiVendorDir, byRegistry, msiNoteIf, "Stopped"),
 	}
 	for _, p := range c.files {
 		var condition any

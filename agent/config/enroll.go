@@ -20,6 +20,8 @@ const (
 	EnrollTokenFile = "DEVOPS_AGENT_TOKEN_FILE"
 	// EnrollGateway is the address of the server; without it, that of [enroll] or [server] in agent.toml is asked.
 	EnrollGateway = "DEVOPS_AGENT_GATEWAY"
+	// EnrollProject is the project that the token must be of.
+	EnrollProject = "DEVOPS_AGENT_PROJECT"
 )
 
 // EnrollDirectory is the directory beside agent.toml whose *.toml files say how a machine without identity gets one.
@@ -45,7 +47,8 @@ func (c *Config) Enrolment(getenv func(string) string) (*Enrolment, error) {
 		return &own, nil
 	}
 	if file := strings.TrimSpace(getenv(EnrollTokenFile)); file != "" {
-		e := Enrolment{Gateway: or(own.Gateway, or(strings.TrimSpace(getenv(EnrollGateway)), c.Server.Gateway)), TokenFile: file, Zone: own.Zone, From: EnrollTokenFile}
+		e := Enrolment{Gateway: or(own.Gateway, or(strings.TrimSpace(getenv(EnrollGateway)), c.Server.Gateway)), TokenFile: file, Zone: own.Zone,
+			Project: strings.TrimSpace(getenv(EnrollProject)), From: EnrollTokenFile}
 		if e.Gateway == "" {
 			return nil, &KeyError{File: "environment", Key: EnrollTokenFile, What: "is set, and nothing says for which server",
 				Do: "set " + EnrollGateway + " to its address, or gateway of [enroll] in agent.toml"}

@@ -31,6 +31,7 @@ func TestEnrolment(t *testing.T) {
 		"a gateway of agent.toml":   {config: "[enroll]\ngateway = \"http://own\"\n", files: files{"a.toml": "token = \"tok\"\n"}, want: Enrolment{Gateway: "http://own", Token: "tok", From: "a.toml"}},
 		"and it wins":               {config: "[enroll]\ngateway = \"http://own\"\n", files: files{"a.toml": good}, want: Enrolment{Gateway: "http://own", TokenFile: "enroll.d/token", From: "a.toml"}},
 		"the environment":           {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env"}, files: files{"a.toml": good}, want: Enrolment{Gateway: "http://env", TokenFile: "/run/t", From: EnrollTokenFile}},
+		"and a project":             {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env", EnrollProject: "p"}, want: Enrolment{Gateway: "http://env", TokenFile: "/run/t", Project: "p", From: EnrollTokenFile}},
 		"and a server":              {config: "[server]\ngateway = \"http://srv\"\n", env: map[string]string{EnrollTokenFile: "/run/t"}, want: Enrolment{Gateway: "http://srv", TokenFile: "/run/t", From: EnrollTokenFile}},
 		"and no server":             {env: map[string]string{EnrollTokenFile: "/run/t"}, line: "nothing says for which server"},
 		"and a bad one":             {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "ftp://ci"}, line: "is not an address"},

@@ -18,6 +18,7 @@ import (
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
 	"github.com/devops-agent/devops-agent/service"
+	"github.com/devops-agent/devops-agent/windows"
 )
 
 // runAgent is the agent's life: role, configuration, log, loops (protocol §3.3).
@@ -61,8 +62,11 @@ func runAgent(ctx context.Context, home string, debugging, stderr bool, umask in
 	if deaf != nil {
 		log.Warn("The keeper cannot be told how the agent is", "err", deaf)
 	}
+	if how.err != nil {
+		log.Warn("Answers to the installer not read", "err", how.err)
+	}
 	err = serve(ctx, how, agent.Options{
-		Installation: inst, Programs: programs(inst.Home), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		HostName: how.name, Installation: inst, Programs: programs(inst.Home), Config: cfg, Version: cli.Version(), Debug: debugging, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
 		Umask: umask, Log: log.Logger, Notify: notify, Proved: proved,
 		SetLevel: func(level slog.Level) {
 			if debugging {
@@ -169,13 +173,22 @@ func serve(ctx context.Context, how enrolHow, o agent.Options, log *cli.Log, sig
 type enrolHow struct {
 	packaged bool // by the keeper of a package, which starts machines that nobody has enrolled yet
 	vars     map[string]string
+	name     string // of the machine, as the installer was told
+	err      error  // the installer's answers cannot be read
 }
 
-// enrolling takes what the environment says about getting an identity: it is nothing for builds.
+// enrolling takes what the environment says about getting an identity: it is nothing for builds. What it leaves open, the answers
+// to the installer say, but only to the package's own agent.
 func enrolling() enrolHow {
 	how := enrolHow{packaged: os.Getenv(recovery.EnvVendor) != "", vars: map[string]string{}}
-	for _, name := range []string{config.EnrollTokenFile, config.EnrollGateway} {
-		how.vars[name] = os.Getenv(name)
+	var answers windows.Answers
+	if how.packaged {
+		answers, how.err = windows.ReadAnswers()
+		how.name = answers.Name
+	}
+	for name, answer := range map[string]string{config.EnrollTokenFile: answers.TokenFile, config.EnrollGateway: answers.Gateway,
+		config.EnrollProject: answers.Project} {
+		how.vars[name] = or(os.Getenv(name), answer)
 		_ = os.Unsetenv(name)
 	}
 	return how

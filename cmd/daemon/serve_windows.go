@@ -116,6 +116,7 @@ func (f *frame) Execute(_ []string, requests <-chan svc.ChangeRequest, status ch
 		f.err = err
 		return false, 0
 	}
+	f.noteStopped(false)
 	job, err := newJob()
 	if err != nil { // the agent is kept all the same; only what a killed one leaves cannot be ended
 		log.Warn("Agent runs without a job object", "err", err)
@@ -164,6 +165,13 @@ func (f *frame) safe() error {
 	}
 	f.options.Log.Error("Agent runs as SYSTEM from where others can change it; devopsAgent install closes the directory", "err", err)
 	return nil
+}
+
+// noteStopped leaves a note for the installer, which starts at an upgrade what nobody has stopped.
+func (f *frame) noteStopped(stopped bool) {
+	if err := windows.NoteStopped(f.name, stopped); err != nil {
+		f.options.Log.Warn("Upgrade by the installer may start or stop the service", "err", err)
+	}
 }
 
 // startedByItself reports whether Windows started the service, and not a person.
@@ -223,6 +231,7 @@ func (f *frame) serve(d *service.Daemon, requests <-chan svc.ChangeRequest, stat
 			case svc.Interrogate:
 				status <- now
 			case svc.Stop: // the agent itself ends its builds after drain.timeout
+				f.noteStopped(true)
 				stop(-1)
 			case svc.PreShutdown:
 				stop(windows.ShutdownDrain(time.Duration(1<<63 - 1)))
