@@ -16,3 +16,9 @@ func networkFS(dir string) (kind string, remote bool) {
 	}
 	return "", false
 }
+
+// readOnly reports whether the file system of a directory takes no writing. One that cannot be asked counts as one that does.
+func readOnly(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && s.Flags&unix.MNT_RDONLY != 0
+}

@@ -24,3 +24,9 @@ func networkMagic(magic int64) (kind string, remote bool) {
 	}
 	return "", false
 }
+
+// readOnly reports whether the file system of a directory takes no writing. One that cannot be asked counts as one that does.
+func readOnly(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && s.Flags&unix.ST_RDONLY != 0
+}

@@ -59,6 +59,16 @@ func run(ctx context.Context, args []string) error {
 
 // keep opens the log and serves until the end.
 func keep(ctx context.Context, inst *service.Installation, line commandLine) (err error) {
+	said := false
+	inst.AwaitWritable(ctx, func(err error) {
+		if !said {
+			cli.Report(os.Stderr, "devopsDaemon", err)
+		}
+		said = true
+	})
+	if ctx.Err() != nil {
+		return nil // told to end
+	}
 	log, err := cli.OpenLog(cli.LogOptions{File: inst.Path("logs", "devopsDaemon.log"), Console: console(line), Fallback: os.Stderr,
 		MaxSizeMB: 10})
 	if err != nil {
@@ -66,7 +76,6 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	done, tell := signalled()
-	trimming, stop := context.WithCancel(ctx)
 	vendor := recovery.VendorHere(inst)
 	if vendor != "" { // the agent learns that it is a package's
 		if err := os.Setenv(recovery.EnvVendor, vendor); err != nil {
@@ -74,6 +83,7 @@ func keep(ctx context.Context, inst *service.Installation, line commandLine) (er
 		}
 	}
 	u := newUpgrades(recovery.New(inst, vendor, log.Logger))
+	trimming, stop := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { trim(trimming, done) })
 	beside.Go(func() { u.guard(trimming, tell) })

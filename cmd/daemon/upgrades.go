@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 // upgrades is what the daemon does about upgrades of its home. Its methods are called by the daemon's one goroutine, but guard.
 type upgrades struct {
 	*recovery.Home
+	stuck   bool          // the disk is read-only
 	counted bool          // this process's start was counted by who became it
 	trial   chan struct{} // says that a version may be on trial
 }
@@ -30,7 +32,7 @@ func newUpgrades(h *recovery.Home) *upgrades {
 
 // hook makes the daemon call us.
 func (u *upgrades) hook(o *service.DaemonOptions) {
-	o.Before, o.Unstartable, o.Pending, o.Words = u.before, u.unstartable, u.Open, u.words
+	o.Prepare, o.Before, o.Unstartable, o.Pending, o.Words = u.prepare, u.before, u.unstartable, u.Open, u.words
 	started := o.Started
 	o.Started = func(p *os.Process) error {
 		if err := u.Journal.Runs(p.Pid); err != nil {
@@ -38,6 +40,21 @@ func (u *upgrades) hook(o *service.DaemonOptions) {
 		}
 		return started(p)
 	}
+}
+
+// prepare has the agent wait while the disk is read-only: it could not take its role.
+func (u *upgrades) prepare(context.Context, *exec.Cmd) error {
+	err := u.Inst.Writable()
+	switch {
+	case err != nil && !u.stuck:
+		u.Log.Error("Agent cannot start", "err", err)
+	case err == nil && u.stuck:
+		u.Log.Info("Disk can be written to again", "home", u.Inst.Home)
+	}
+	if u.stuck = err != nil; u.stuck {
+		return service.ErrLater
+	}
+	return nil
 }
 
 // before carries open upgrades on, under total-lock, before each start of the agent.

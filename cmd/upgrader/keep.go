@@ -39,6 +39,9 @@ func keep(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	if awaitDisk(ctx, inst); ctx.Err() != nil {
+		return nil // told to end
+	}
 	log, err := openLog(inst, after == 0)
 	if err != nil {
 		return err

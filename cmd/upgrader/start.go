@@ -50,6 +50,9 @@ func start(ctx context.Context, args []string) (err error) {
 	if runtime.GOOS == "darwin" && inst.Removed() { // launchd cannot be told to leave it down after a restart
 		return service.ErrRemoved
 	}
+	if awaitDisk(ctx, inst); ctx.Err() != nil {
+		return nil // told to end
+	}
 	log, err := openLog(inst, true)
 	if err != nil {
 		return err

@@ -74,6 +74,10 @@ func (u *upgrading) replace(ctx context.Context) error {
 			return handOver(ctx, u.Home)
 		}
 	}
+	if id := os.Getenv(journal.EnvUpgrade); id != "" {
+		u.log.Info("Nothing is left to do", "upgrade", id) // however it ended: it is not begun once more, from what is in tmp/
+		return nil
+	}
 	items, err := u.inTmp()
 	if err != nil {
 		return err
