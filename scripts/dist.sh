@@ -90,5 +90,5 @@ for platform; do
 	rm -rf "$dir"
 	echo "dist: $file"
 done
-# The sums are of what lies there for this version, made now or before.
-(cd "$out" && find . -maxdepth 1 -type f -name "devops-agent-$VERSION-*" | sed 's|^\./||' | sort | xargs sha256sum >SHA256SUMS)
+# The sums are of all that lies there, made now or before, here or by "make packages"; a signature was of another list.
+(cd "$out" && rm -f SHA256SUMS.minisig && find . -maxdepth 1 -type f ! -name '.*' ! -name 'SHA256SUMS*' ! -name '*.minisig' | sed 's|^\./||' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)

@@ -239,6 +239,7 @@ func buildCommand(s *streams) *cobra.Command {
 	var out string
 	var options packaging.Options
 	var rpmWord string
+	var key sumsKey
 	cmd := &cobra.Command{
 		Use: "build", Short: "Make the packages of all systems", Args: usage(cobra.NoArgs),
 		Long: "build makes packages of the programs in --bin. The same programs and the same commit give the same bytes, wherever and\n" +
@@ -252,19 +253,24 @@ func buildCommand(s *streams) *cobra.Command {
 				}
 				options.RPMKeyWord = strings.TrimRight(string(word), "\r\n")
 			}
-			return build(cmd.Context(), s, b, w, options, out)
+			return build(cmd.Context(), s, b, w, options, out, &key)
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "dist", "`directory` for the packages")
 	cmd.Flags().StringVar(&options.RPMKey, "rpm-key", "", "`file` of an OpenPGP secret key that signs rpm packages")
 	cmd.Flags().StringVar(&rpmWord, "rpm-key-password-file", "", "`file` with its password")
+	key.flags(cmd)
 	b.flags(cmd)
 	w.flags(cmd)
 	return cmd
 }
 
-// build makes packages and says which.
-func build(ctx context.Context, s *streams, b release, w wanted, options packaging.Options, out string) (err error) {
+// build makes packages, and what goes with them, and says which.
+func build(ctx context.Context, s *streams, b release, w wanted, options packaging.Options, out string, key *sumsKey) (err error) {
+	secret, sign, err := key.open(s)
+	if err != nil {
+		return err
+	}
 	docs, err := os.MkdirTemp("", "packager-docs-")
 	if err != nil {
 		return err
@@ -294,7 +300,7 @@ func build(ctx context.Context, s *streams, b release, w wanted, options packagi
 			return err
 		}
 	}
-	return nil
+	return finish(s, r, all, out, secret, sign)
 }
 
 // replaceFile writes beside a file and renames: nobody sees half of it.
