@@ -84,7 +84,7 @@ func pkgContents(r Release, m *Manifest) error {
 		return err
 	}
 	t.data(job.File(launchd.DaemonDir), plist)
-	template := share + "/agent.toml"
+	template := l.Vendor + "/agent.toml" // where nobody but root can exchange it
 	t.add(File{Path: template, Mode: 0o644, Source: filepath.Join(r.Root, "agent", "config", "testdata", "agent.toml")})
 	licence, err := ownLicence(r)
 	if err != nil {
@@ -146,6 +146,11 @@ func pkgFill(files []File, l service.Layout, template string) func(script string
 		}
 	}
 	regular = append(regular, l.Vendor+"/uninstall")
+	for _, dir := range append(parents(files), path.Dir(l.Home)) { // removed when nobody else has anything in them
+		if strings.HasPrefix(dir, "/usr/local/") {
+			dirs = append(dirs, dir)
+		}
+	}
 	slices.Sort(regular)
 	slices.Sort(dirs)
 	slices.Reverse(dirs) // what is in a directory goes before it
