@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -298,10 +299,11 @@ func (a *Agent) replace(ctx context.Context, s *upgrader.Stage, plan journal.Pla
 		return false, err
 	}
 	helper := a.helper(s.Upgrader())
-	if _, err := u.Begin(ctx, s, plan); err != nil {
+	r, err := u.Begin(ctx, s, plan)
+	if err != nil {
 		return false, err
 	}
-	a.handOver(helper)
+	a.handOver(helper, r)
 	return true, nil
 }
 
@@ -328,9 +330,10 @@ func (a *Agent) helper(fresh string) string {
 
 // handOver starts the upgrader and ends the agent. If it cannot be started the next start of the agent does its work: what is to be
 // replaced is written down.
-func (a *Agent) handOver(helper string) {
+func (a *Agent) handOver(helper string, r *journal.Record) {
 	if helper != "" {
-		_, err := proc.Start(proc.Command{Path: helper, Args: []string{"-action=upgrade"}, Dir: a.Installation.Home})
+		_, err := proc.Start(proc.Command{Path: helper, Args: []string{"-action=upgrade"}, Dir: a.Installation.Home,
+			Env: append(os.Environ(), journal.EnvUpgrade+"="+r.ID)})
 		if err != nil {
 			a.Log.Warn("Upgrader not started; the next start of the agent does its work", "program", helper, "err", err)
 		}
@@ -468,10 +471,11 @@ func (a *Agent) Rollback(version string) error {
 		}()
 		a.changes.enter(control.Replacing, to)
 		helper := a.helper("")
-		if _, err := a.upgrader().BeginPlan(ctx, *plan); err != nil {
+		r, err := a.upgrader().BeginPlan(ctx, *plan)
+		if err != nil {
 			return false, err
 		}
-		a.handOver(helper)
+		a.handOver(helper, r)
 		return true, nil
 	})
 }

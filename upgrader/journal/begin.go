@@ -29,6 +29,9 @@ type Plan struct {
 	Tell    bool          // the server waits to hear how it ends
 }
 
+// EnvUpgrade is a variable with the ID of the upgrade that an upgrader is started for.
+const EnvUpgrade = "DEVOPS_UPGRADE"
+
 // ErrNothing: everything that was to be replaced is there already.
 var ErrNothing = errors.New("nothing to replace")
 

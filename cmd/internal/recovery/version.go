@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
+	"github.com/devops-agent/devops-agent/upgrader/journal"
 )
 
 const (
@@ -80,7 +81,7 @@ func Environ() []string {
 	var env []string
 	for _, entry := range os.Environ() {
 		switch name, _, _ := strings.Cut(entry, "="); name {
-		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DEVOPS_NOTIFY_FD", "DEVOPS_TOTAL_LOCK", cli.EnvStderr, EnvRecovered,
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DEVOPS_NOTIFY_FD", "DEVOPS_TOTAL_LOCK", cli.EnvStderr, EnvRecovered, journal.EnvUpgrade,
 			"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM":
 			continue
 		}
