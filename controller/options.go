@@ -11,6 +11,7 @@ type Options struct {
 	Log       *slog.Logger // nil is silent
 	PublicURL string       // how machines reach this controller; "" is what each of them called
 	Version   string       // of the program, for GET /api/v1/version
+	Repo      string       // directory of a package repository to serve below /repo/; "" serves none
 
 	OfflineAfter  time.Duration // an agent without a sign of life is IMPORT_EXCEPTION; 50 s
 	StartWithin   time.Duration // a build handed out whose worker did not start goes back; 3 min

@@ -59,6 +59,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("DELETE "+buildPrefix+"/quotas/running/agent/shutdown", s.logDone)
 	s.operatorRoutes(mux)
 	s.pageRoutes(mux)
+	s.repo.routes(mux)
 	return &gateway{server: s, mux: mux}
 }
 

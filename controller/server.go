@@ -32,6 +32,7 @@ type Server struct {
 	log     *slog.Logger
 	store   *store
 	files   *files
+	repo    *packages
 	lock    *flock.Flock // of the data directory, nil in memory
 	token   wire.Secret  // of the operator
 	handler http.Handler
@@ -69,6 +70,11 @@ func Open(opts Options) (*Server, error) {
 
 func (s *Server) open() (err error) {
 	path := ""
+	if s.opts.Repo != "" {
+		if s.repo, err = openPackages(s.opts.Repo); err != nil {
+			return err
+		}
+	}
 	if dir := s.opts.Dir; dir != "" {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the data directory: %w", err)
@@ -346,6 +352,7 @@ func (s *Server) release() error {
 	if s.files != nil {
 		errs = append(errs, s.files.close())
 	}
+	errs = append(errs, s.repo.close())
 	if s.lock != nil {
 		errs = append(errs, s.lock.Unlock())
 	}
