@@ -74,19 +74,18 @@ func (c *Client) FinishUpgrade(ctx context.Context, success bool) error {
 // when there is one, is the MD5 of the copy that is here. It returns the answer whatever its status; its body has no time limit
 // but ctx.
 func (c *Client) Download(ctx context.Context, file, eTag string, offset int64) (*http.Response, error) {
-	query := url.Values{"file": {file}}
-	if eTag != "" {
-		query.Set("eTag", eTag)
-	}
 	header := http.Header{"Accept-Encoding": {"identity"}}
 	if offset > 0 {
 		header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
 	}
-	req, err := c.request(ctx, Call{Method: http.MethodGet, Path: PathDownload, Query: query, Header: header})
+	req, err := c.request(ctx, Call{Method: http.MethodGet, Path: PathDownload, Header: header})
 	if err != nil {
 		return nil, err
 	}
-	req.URL.RawQuery = strings.ReplaceAll(req.URL.RawQuery, "%2F", "/") // as the original sends it
+	req.URL.RawQuery = "file=" + strings.ReplaceAll(url.QueryEscape(file), "%2F", "/") // as the original sends it, in this order
+	if eTag != "" {
+		req.URL.RawQuery += "&eTag=" + url.QueryEscape(eTag)
+	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		return nil, transportError(ctx, err)
