@@ -192,16 +192,17 @@ func (d *design) upgrades(b *testing.B) {
 		all.metric("upgrade"))
 }
 
-// bigJDK packs a JDK of 160 MiB, stored, whose java is the stub's.
-func (w *world) bigJDK(t *testing.T, release string) []byte {
+// packJDK packs a JDK whose java is the stub's, with some shell in front of it, and with parts of 4 MiB each. It is stored, not packed:
+// that is not what is tested.
+func (w *world) packJDK(t *testing.T, release, java string, parts int) []byte {
 	t.Helper()
-	const files, size = 40, 4 << 20
-	java, err := os.ReadFile(w.home.Path("jdk", "bin", "java"))
+	const size = 4 << 20
+	stub, err := os.ReadFile(w.home.Path("jdk", "bin", "java"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	b.Grow(files*size + 1<<20)
+	b.Grow(parts*size + 1<<20)
 	z := zip.NewWriter(&b)
 	add := func(name string, mode os.FileMode, from io.Reader) {
 		h := &zip.FileHeader{Name: name, Method: zip.Store}
@@ -215,9 +216,9 @@ func (w *world) bigJDK(t *testing.T, release string) []byte {
 		}
 	}
 	add("release", 0o644, strings.NewReader(release))
-	add("bin/java", 0o755, bytes.NewReader(java))
+	add("bin/java", 0o755, strings.NewReader(strings.Replace(string(stub), "\n", "\n"+java, 1)))
 	noise := rand.NewChaCha8([32]byte{1})
-	for i := range files {
+	for i := range parts {
 		add(fmt.Sprintf("lib/part%02d", i), 0o644, io.LimitReader(noise, size))
 	}
 	if err := z.Close(); err != nil {
@@ -237,7 +238,7 @@ func TestNoRequestIsMissedDuringAnUpgrade(t *testing.T) {
 			w.mode = mode
 			w.home.Write("agent.toml", fmt.Sprintf("protocol = %q\n", mode))
 			folder, _, _ := w.jdkFolder()
-			archive := w.bigJDK(t, "new\n")
+			archive := w.packJDK(t, "new\n", "", 40)
 			if folder != "jdk" {
 				w.home.AddJDK(folder)
 			}
