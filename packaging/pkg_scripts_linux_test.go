@@ -3,7 +3,6 @@ package packaging
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,48 +19,6 @@ import (
 	"github.com/devops-agent/devops-agent/launchd"
 	"github.com/devops-agent/devops-agent/service"
 )
-
-// macho64 is a program of macOS, in form only.
-func macho64(cpu uint32, content string) []byte {
-	var b []byte
-	for _, v := range []uint32{0xfeedfacf, cpu, 3, 2, 1, 16, 0, 0, 0x1d, 16, 0, 0} {
-		b = binary.LittleEndian.AppendUint32(b, v)
-	}
-	return append(b, content...)
-}
-
-// macRelease is a release whose programs are small.
-func macRelease(t *testing.T, version string) Release {
-	t.Helper()
-	dir := t.TempDir()
-	r := Release{Version: version, Commit: "unknown", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Bin: dir, Docs: filepath.Join(dir, "docs"), Root: filepath.Join("..")}
-	for _, name := range pkgPrograms() {
-		for goarch, cpu := range map[string]uint32{"amd64": 0x01000007, "arm64": 0x0100000c} {
-			if err := os.WriteFile(r.program(name, "darwin", goarch), macho64(cpu, name+" "+version), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for name, text := range map[string]string{"man/devopsAgent.8": ".TH", "man/devopsAgent-run.8": ".TH", "completion/bash": "b", "completion/zsh": "z", "completion/fish": "f"} {
-		name = filepath.Join(r.Docs, name)
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return r
-}
-
-func macManifest(t *testing.T, version string) Manifest {
-	t.Helper()
-	m, err := Contents(macRelease(t, version), Pkg, Universal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
 
 // mac is a root directory in which the scripts of a package run as on a Mac, with programs of Linux and those that TestMain
 // plays.
