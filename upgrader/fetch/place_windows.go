@@ -9,7 +9,7 @@ import (
 )
 
 // rename replaces to, and returns when that is on the disk. A virus scanner may hold a fresh file for a moment, so it tries
-// for about four seconds.
+// for four seconds.
 func rename(from, to string) error {
 	source, err := win.UTF16PtrFromString(from)
 	if err != nil {
@@ -19,13 +19,14 @@ func rename(from, to string) error {
 	if err != nil {
 		return err
 	}
-	for pause := 4 * time.Millisecond; ; pause *= 2 {
+	begun := time.Now()
+	for pause := 4 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		err := win.MoveFileEx(source, target, win.MOVEFILE_REPLACE_EXISTING|win.MOVEFILE_WRITE_THROUGH)
 		if err == nil {
 			return nil
 		}
 		busy := errors.Is(err, win.ERROR_ACCESS_DENIED) || errors.Is(err, win.ERROR_SHARING_VIOLATION) || errors.Is(err, win.ERROR_LOCK_VIOLATION)
-		if !busy || pause > 2*time.Second {
+		if !busy || time.Since(begun) > 4*time.Second {
 			return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 		}
 		time.Sleep(pause)

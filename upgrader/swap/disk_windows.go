@@ -12,12 +12,18 @@ import (
 	win "golang.org/x/sys/windows"
 )
 
-// persist repeats do while what it needs is busy. Virus scanners and indexers open new files for a moment without
-// sharing them; so it tries for about four seconds before it believes that access is denied.
+// Virus scanners and indexers open new files for a moment without sharing them.
+const (
+	busyLimit = 4 * time.Second // until it is believed that access is denied
+	busyPause = 250 * time.Millisecond
+)
+
+// persist repeats do while what it needs is busy.
 func persist(do func() error) error {
-	for pause := 4 * time.Millisecond; ; pause *= 2 {
+	begun := time.Now()
+	for pause := 4 * time.Millisecond; ; pause = min(2*pause, busyPause) {
 		err := do()
-		if err == nil || !busy(err) || pause > 2*time.Second {
+		if err == nil || !busy(err) || time.Since(begun) > busyLimit {
 			return err
 		}
 		time.Sleep(pause)
