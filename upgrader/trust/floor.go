@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/devops-agent/devops-agent/upgrader/swap"
+	"github.com/devops-agent/devops-agent/upgrader/version"
 )
 
 // maxFloor bounds the floor file in bytes.
@@ -99,8 +100,8 @@ func parseFloor(data []byte) (map[string]string, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) || file.Floor == nil {
 		return nil, errors.New("it was written by something else")
 	}
-	for name, version := range file.Floor {
-		if _, ok := parseVersion(version); !ok || !plain(name) {
+	for name, least := range file.Floor {
+		if !version.Valid(least) || !version.Plain(name) {
 			return nil, errors.New("it holds something that is no version")
 		}
 	}
@@ -120,7 +121,7 @@ func (f *Floor) Allows(claim Claim) error {
 	if !known {
 		return nil
 	}
-	if order, ok := Compare(claim.Version, least); !ok || order < 0 {
+	if order, ok := version.Compare(claim.Version, least); !ok || order < 0 {
 		return fmt.Errorf("%s %s: %w, %s", claim.Name, claim.Version, ErrOlder, least)
 	}
 	return nil
@@ -129,7 +130,7 @@ func (f *Floor) Allows(claim Claim) error {
 // Raise makes the version of a claim the oldest that is accepted under its name from now on, also after a power cut. A claim
 // that is not newer changes nothing. A claim without name or usable version is an error.
 func (f *Floor) Raise(claim Claim) error {
-	if _, ok := parseVersion(claim.Version); !ok || !plain(claim.Name) {
+	if !version.Valid(claim.Version) || !version.Plain(claim.Name) {
 		return fmt.Errorf("raise the oldest version accepted of %q: %q is no version", claim.Name, claim.Version)
 	}
 	f.mu.Lock()
@@ -139,7 +140,7 @@ func (f *Floor) Raise(claim Claim) error {
 		return err
 	}
 	if least, known := versions[claim.Name]; known {
-		if order, _ := Compare(claim.Version, least); order <= 0 {
+		if order, _ := version.Compare(claim.Version, least); order <= 0 {
 			return nil
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/devops-agent/devops-agent/upgrader/version"
 )
 
 func version2(name, version string) Claim { return Claim{Name: name, Version: version} }
@@ -160,9 +162,9 @@ func FuzzFloor(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for name, version := range versions {
-			if !isVersion(version) || !plain(name) {
-				t.Errorf("%q: %q %q", data, name, version)
+		for name, least := range versions {
+			if !version.Valid(least) || !version.Plain(name) {
+				t.Errorf("%q: %q %q", data, name, least)
 			}
 		}
 	})

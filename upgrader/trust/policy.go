@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"aead.dev/minisign"
+
+	"github.com/devops-agent/devops-agent/upgrader/version"
 )
 
 // MaxSignature is the most bytes that a .minisig file may have.
@@ -211,11 +213,11 @@ const maxTime = 253402300799
 // check says which word of a claim is missing or none.
 func (c Claim) check() error {
 	for _, word := range []struct{ name, value string }{{"name", c.Name}, {"os", c.OS}, {"arch", c.Arch}} {
-		if !plain(word.value) || len(word.value) > maxVersion {
+		if !version.Plain(word.value) || len(word.value) > version.MaxLen {
 			return errors.New(word.name)
 		}
 	}
-	if _, ok := parseVersion(c.Version); !ok {
+	if !version.Valid(c.Version) {
 		return errors.New("version")
 	}
 	return nil

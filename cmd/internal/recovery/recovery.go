@@ -11,7 +11,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/upgrader/journal"
-	"github.com/devops-agent/devops-agent/upgrader/trust"
+	"github.com/devops-agent/devops-agent/upgrader/version"
 )
 
 // Home is an installation whose upgrades are to be looked after.
@@ -36,7 +36,7 @@ func (h *Home) Start(ctx context.Context, last journal.Last) (journal.Result, er
 		return result, err
 	}
 	mode, proof := h.Inst.UpgradePolicy()
-	begun, err := h.Journal.Adopt(ctx, journal.Vendor{Dir: h.Vendor, Mode: mode, Proof: proof, Version: Version, Compare: trust.Compare})
+	begun, err := h.Journal.Adopt(ctx, journal.Vendor{Dir: h.Vendor, Mode: mode, Proof: proof, Version: Version, Compare: version.Compare})
 	if err != nil || !begun {
 		return result, err
 	}

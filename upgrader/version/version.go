@@ -1,12 +1,12 @@
-package trust
+package version
 
 import (
 	"cmp"
 	"strings"
 )
 
-// maxVersion bounds the length of a version in bytes.
-const maxVersion = 128
+// MaxLen bounds the length of a version, in bytes.
+const MaxLen = 128
 
 // maxNumbers bounds the numbers of a version: BK-CI has three, JDKs up to five.
 const maxNumbers = 8
@@ -22,11 +22,11 @@ const maxNumbers = 8
 //   - the commits since, as git describe has them: v1.2.3-5-g1a2b3c is newer than v1.2.3, and older than v1.2.4-rc.1;
 //   - -dirty and +anything, neither of which makes a version older or newer.
 func Compare(a, b string) (order int, comparable bool) {
-	x, ok := parseVersion(a)
+	x, ok := parse(a)
 	if !ok {
 		return 0, false
 	}
-	y, ok := parseVersion(b)
+	y, ok := parse(b)
 	if !ok {
 		return 0, false
 	}
@@ -84,8 +84,14 @@ func comparePre(a, b string) int {
 	return cmp.Compare(a, b)
 }
 
-func parseVersion(text string) (v version, ok bool) {
-	if len(text) > maxVersion || !plain(text) {
+// Valid reports whether a text is a version.
+func Valid(text string) bool {
+	_, ok := parse(text)
+	return ok
+}
+
+func parse(text string) (v version, ok bool) {
+	if len(text) > MaxLen || !Plain(text) {
 		return v, false
 	}
 	text, build, built := strings.Cut(text, "+")
@@ -145,8 +151,8 @@ func cutLast(s, sep string) (before, after string, found bool) {
 
 func digits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
-// plain reports whether a text is a word of the characters that names and versions are made of.
-func plain(s string) bool {
+// Plain reports whether a text is a word of the characters that names and versions are made of.
+func Plain(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		switch {
 		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':

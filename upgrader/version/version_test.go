@@ -1,4 +1,4 @@
-package trust
+package version
 
 import (
 	"slices"
@@ -78,18 +78,18 @@ func FuzzCompare(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		all := []string{a, b, c}
 		for _, x := range all {
-			if order, ok := Compare(x, x); order != 0 || ok != isVersion(x) {
+			if order, ok := Compare(x, x); order != 0 || ok != Valid(x) {
 				t.Errorf("%q and itself: %d, %v", x, order, ok)
 			}
 			for _, y := range all {
 				there, ok := Compare(x, y)
 				back, ok2 := Compare(y, x)
-				if there != -back || ok != ok2 || ok != (isVersion(x) && isVersion(y)) || !ok && there != 0 {
+				if there != -back || ok != ok2 || ok != (Valid(x) && Valid(y)) || !ok && there != 0 {
 					t.Errorf("%q, %q: %d, %v and back %d, %v", x, y, there, ok, back, ok2)
 				}
 			}
 		}
-		if !isVersion(a) || !isVersion(b) || !isVersion(c) {
+		if !Valid(a) || !Valid(b) || !Valid(c) {
 			return
 		}
 		slices.SortFunc(all, func(x, y string) int { order, _ := Compare(x, y); return order })
@@ -99,48 +99,4 @@ func FuzzCompare(f *testing.F) {
 			t.Errorf("no order: %q", all)
 		}
 	})
-}
-
-func isVersion(text string) bool {
-	_, ok := parseVersion(text)
-	return ok
-}
-
-func TestTargetOf(t *testing.T) {
-	for name, want := range map[string]Target{
-		"upgrade/devopsAgent_linux":              {"devopsAgent", "linux", "amd64"},
-		"upgrade/devopsAgent_linux_arm64":        {"devopsAgent", "linux", "arm64"},
-		"upgrade/upgrader_linux_mips64":          {"upgrader", "linux", "mips64"},
-		"upgrade/devopsDaemon_macos":             {"devopsDaemon", "darwin", "amd64"},
-		"devopsDaemon_macos_arm64":               {"devopsDaemon", "darwin", "arm64"},
-		"upgrade/upgrader.exe":                   {"upgrader", "windows", "amd64"},
-		`C:\files\upgrade\devopsAgent.exe`:       {"devopsAgent", "windows", "amd64"},
-		"devopsWorker_linux":                     {"devopsWorker", "linux", "amd64"},
-		"jar/worker-agent.jar":                   {"worker-agent.jar", Any, Any},
-		"worker-agent.jar":                       {"worker-agent.jar", Any, Any},
-		"jre/linux/jre.zip":                      {"jdk.zip", "linux", "amd64"},
-		"/srv/jre/linux_arm64/jdk17.zip":         {"jdk17.zip", "linux", "arm64"},
-		"jre/linux/jdk17.tar.gz":                 {"jdk17.zip", "linux", "amd64"},
-		"jre/macos/jre.tar.gz":                   {"jdk.zip", "darwin", "amd64"},
-		"jre/macos_arm64/jdk17.zip":              {"jdk17.zip", "darwin", "arm64"},
-		"jre/windows/jdk17.zip":                  {"jdk17.zip", "windows", "amd64"},
-		"script/linux/agent_docker_init.sh":      {"agent_docker_init.sh", "linux", Any},
-		"script/macos/agent_docker_init.sh":      {"agent_docker_init.sh", "darwin", Any},
-		"../script/windows/agent_docker_init.sh": {"agent_docker_init.sh", "windows", Any},
-	} {
-		if got, err := TargetOf(name); err != nil || got != want {
-			t.Errorf("%s: %v, %v; want %v", name, got, err, want)
-		}
-	}
-	for _, name := range []string{"", "devopsAgent", "devopsAgent_", "devopsAgent_linux_", "devopsAgent_linux.minisig", "devopsAgent_linux_arm64.minisig", "devopsAgent_plan9",
-		"devopsAgent_windows", "agent_linux", "jdk17.zip", "tmp/jdk17.zip", "jre/linux_/jdk17.zip", "agent_docker_init.sh", "agent.zip", "upgrade/", "devopsAgent_linux_ARM"} {
-		got, err := TargetOf(name)
-		var hinter interface{ Hint() string }
-		if err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%q: %v, %v", name, got, err)
-		}
-		if hinter, _ = err.(interface{ Hint() string }); hinter == nil || hinter.Hint() == "" {
-			t.Errorf("%q: no hint", name)
-		}
-	}
 }
