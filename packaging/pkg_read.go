@@ -27,6 +27,7 @@ const (
 	maxPkgPacked  = 1 << 30
 	maxPkgFile    = maxFile
 	maxPkgEntries = 1 << 16
+	maxPkgTotal   = 1 << 32 // of all that is unpacked
 )
 
 // pkgDescription is what a component says about itself.
@@ -132,6 +133,7 @@ func eachPacked(data []byte, each func(h cpio.Header, content io.Reader) error) 
 		return err
 	}
 	in := cpio.NewReader(zip)
+	var total int64
 	for count := 0; ; count++ {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -144,9 +146,12 @@ func eachPacked(data []byte, each func(h cpio.Header, content io.Reader) error) 
 			return fmt.Errorf("more than %d entries", maxPkgEntries)
 		case h.Size > maxPkgFile:
 			return fmt.Errorf("%s has %d bytes, at most %d are read", h.Name, h.Size, maxPkgFile)
+		case total+h.Size > maxPkgTotal:
+			return fmt.Errorf("more than %d bytes", int64(maxPkgTotal))
 		case h.Name != "." && (!fs.ValidPath(strings.TrimPrefix(h.Name, "./")) || !strings.HasPrefix(h.Name, "./")) || h.Name == "./.":
 			return fmt.Errorf("the path %q is not below .", h.Name)
 		}
+		total += h.Size
 		if err := each(h, in); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector, a JDK for the test
-# worker, a second reader of property lists, a judge of shell scripts, zip for "make dist", and minisign, which must take
-# our signatures. Anywhere else it says what is missing; the tests then say what they leave out.
+# worker, a second reader of property lists, a judge of shell scripts, zip for "make dist", minisign, which must take our
+# signatures, and other readers of packages for macOS (lab/pkg-check). Anywhere else it says what is missing; the tests
+# then say what they leave out.
 set -eu
 missing=
 command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
@@ -10,6 +11,10 @@ command -v plistutil >/dev/null 2>&1 || missing="$missing libplist-utils"
 command -v shellcheck >/dev/null 2>&1 || missing="$missing shellcheck"
 command -v zip >/dev/null 2>&1 || missing="$missing zip"
 command -v minisign >/dev/null 2>&1 || missing="$missing minisign"
+command -v bsdtar >/dev/null 2>&1 || missing="$missing libarchive-tools"
+command -v 7z >/dev/null 2>&1 || missing="$missing p7zip-full"
+command -v cpio >/dev/null 2>&1 || missing="$missing cpio"
+python3 -c 'import plistlib' >/dev/null 2>&1 || missing="$missing python3"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 	echo "installing:$missing"
