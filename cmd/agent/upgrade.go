@@ -25,6 +25,7 @@ import (
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 	"github.com/devops-agent/devops-agent/cmd/internal/recovery"
+	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/service/control"
 	"github.com/devops-agent/devops-agent/service/proc"
 	"github.com/devops-agent/devops-agent/upgrader"
@@ -126,11 +127,11 @@ func (c changing) upgrade(from string) error {
 		return c.as(account, "upgrade", "--from", dir)
 	}
 	before := c.newest()
-	err = c.ask(ctx, control.Request{Op: control.OpUpgrade, From: dir, Force: c.force}, nil)
-	if errors.Is(err, control.ErrNobody) {
-		if held, _ := holderOf(c.inst, nil); !held {
-			return c.alone(cfg, func(u *upgrader.Upgrader) error { return c.upgradeAlone(u, cfg, dir) }, dir)
-		}
+	asked, err := c.askOr(control.Request{Op: control.OpUpgrade, From: dir, Force: c.force}, func() error {
+		return c.alone(cfg, func(u *upgrader.Upgrader) error { return c.upgradeAlone(u, cfg, dir) }, dir)
+	})
+	if !asked {
+		return err
 	}
 	if err != nil {
 		return errors.Join(c.silentError("upgrade", err), swap.Real().Remove(dir))
@@ -263,6 +264,33 @@ func (c changing) newest() string {
 		return ""
 	}
 	return list[0].ID
+}
+
+// askOr asks the agent or, where none runs, does the work and lets none start meanwhile. One that is just starting is waited for.
+func (c changing) askOr(r control.Request, alone func() error) (asked bool, err error) {
+	const starting, pause = 5 * time.Second, 100 * time.Millisecond
+	ctx := c.cmd.Context()
+	for deadline := time.Now().Add(starting); ; {
+		err := c.ask(ctx, r, nil)
+		if !errors.Is(err, control.ErrNobody) {
+			return true, err
+		}
+		bar, berr := c.inst.Bar(ctx, service.RoleAgent)
+		switch {
+		case berr == nil:
+			err := alone()
+			return false, errors.Join(err, bar.Release())
+		case !errors.Is(berr, service.ErrRunning):
+			return false, berr
+		case time.Now().After(deadline):
+			return true, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
 }
 
 // open reports whether an upgrade is written down that has not ended, or cannot say so.
@@ -457,13 +485,10 @@ func (c changing) rollback(version string) error {
 		}
 		return c.as(account, words...)
 	}
-	ctx := c.cmd.Context()
 	before := c.newest()
-	err := c.ask(ctx, control.Request{Op: control.OpRollback, Version: version}, nil)
-	if errors.Is(err, control.ErrNobody) {
-		if held, _ := holderOf(c.inst, nil); !held {
-			return c.rollbackAlone(version)
-		}
+	asked, err := c.askOr(control.Request{Op: control.OpRollback, Version: version}, func() error { return c.rollbackAlone(version) })
+	if !asked {
+		return err
 	}
 	if err != nil {
 		return c.silentError("rollback", err)
