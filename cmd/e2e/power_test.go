@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -25,6 +26,7 @@ type outlet struct {
 	releases [2]edition
 	rng      *rand.Rand
 	keeper   string
+	stages   *stages
 	took     time.Duration // an upgrade, about
 }
 
@@ -32,7 +34,8 @@ type outlet struct {
 const homeInside = "/srv/dev/agent"
 
 // bootScript is /payload/boot: it lays the first edition out where there is none, and starts the keeper as the machine's own
-// scheduler would. Who cuts the power looks for the states of the upgrade on the console.
+// scheduler would. Who cuts the power looks for the stages of the upgrade on the console; they are those of upgraded.stage, and
+// what lay there before the upgrade, which begins with a touch of /tmp/begun, is none.
 const bootScript = `#!/bin/sh
 home=` + homeInside + `
 if [ ! -e /srv/dev/laid ]; then
@@ -43,11 +46,34 @@ if [ ! -e /srv/dev/laid ]; then
 	touch /srv/dev/laid
 	sync
 fi
-ls $home/upgrade | grep open- | sed 's/^/lab: found /'
+touch /tmp/begun
+stage() {
+	for f in $home/upgrade/open-*; do
+		[ -e "$f" ] || continue
+		now="jdk ${f##*/open-}"
+		while read -r line || [ "$line" ]; do
+			case $line in *devopsAgent*) now=${f##*/open-} ;; esac
+		done 2>/dev/null <"$f"
+		return
+	done
+	for f in $home/upgrade/[0-9]*; do
+		if [ -e "$f" ] && [ ! -e "$f/attempt.json" ]; then now=stage && return; fi
+	done
+	for f in $home/jdk_*; do
+		if [ "$f" -nt /tmp/begun ]; then now=unpack && return; fi
+	done
+	for f in $home/tmp/incoming/*; do
+		if [ "$f" -nt /tmp/begun ]; then now=fetch && return; fi
+	done
+	for f in $home/tmp/offered-*; do
+		if [ "$f" -nt /tmp/begun ]; then now=collect && return; fi
+	done
+	now=
+}
 while true; do
-	set -- $home/upgrade/open-*
-	[ "$1" = "$last" ] || echo "lab: state ${1##*/}"
-	last=$1
+	stage
+	[ "$now" = "$last" ] || echo "lab: stage $now"
+	last=$now
 	usleep 10000
 done &
 case $(cat /payload/keeper) in
@@ -67,7 +93,7 @@ esac
 func newOutlet(t *testing.T, disk, keeper string, seed uint64) *outlet {
 	t.Helper()
 	o := &outlet{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
-		rng: rand.New(rand.NewPCG(seed, 8)), took: 15 * time.Second} //nolint:gosec // a test repeats itself
+		rng: rand.New(rand.NewPCG(seed, 8)), stages: newStages(), took: 15 * time.Second} //nolint:gosec // a test repeats itself
 	payload := t.TempDir()
 	home := filepath.Join(payload, "home")
 	if err := os.MkdirAll(home, 0o755); err != nil { //nolint:gosec // an install tree
@@ -171,14 +197,14 @@ func (o *outlet) strays() string {
 
 // upgradeTo is the line that upgrades to another edition.
 func upgradeTo(target edition) string {
-	return fmt.Sprintf("su dev -c '/payload/%s/devopsAgent upgrade --from /payload/%[1]s --force --wait --home %s'", target.version, homeInside)
+	return fmt.Sprintf("touch -d @$(($(date +%%s) - 1)) /tmp/begun; su dev -c '/payload/%s/devopsAgent upgrade --from /payload/%[1]s --force --wait --home %s'", target.version, homeInside)
 }
 
 // whole upgrades while the power stays, and measures that.
 func (o *outlet) whole(now edition) edition {
 	o.Helper()
 	begun, target := time.Now(), o.other(now)
-	o.sh("%s", upgradeTo(target))
+	o.during(func() { o.sh("%s", upgradeTo(target)) }, func(<-chan struct{}) {})
 	o.took = time.Since(begun)
 	if now = o.up(o.rec.Mark()); now.version != target.version {
 		o.Fatalf("%s runs after an upgrade to %s", now.version, target.version)
@@ -194,48 +220,103 @@ func (o *outlet) other(now edition) edition {
 	return o.releases[0]
 }
 
-// cut upgrades until the power goes, at a moment of its own choice, and returns in what state that was.
-func (o *outlet) cut(now edition) (state string, what lab.Cut) {
-	o.Helper()
-	target := o.other(now)
+// during does something while o.stages follows what the console tells of it, and act acts; over is closed when it has ended.
+func (o *outlet) during(do func(), act func(over <-chan struct{})) {
+	ended, followed := make(chan struct{}), make(chan struct{})
 	before := len(o.vm.Console())
-	ended := make(chan struct{})
+	o.stages.injure(false)
+	o.stages.enter("")
 	go func() {
-		defer close(ended)
-		begun := time.Now()
-		// the machine may be gone before it answers
-		_, err := o.vm.Exec(upgradeTo(target))
-		switch {
-		case err == nil:
-			o.took = time.Since(begun)
-		case !strings.Contains(err.Error(), "machine"): // it ended before the power did
-			o.Errorf("the upgrade: %v", err)
+		defer close(followed)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if stage, ok := lastStage(o.vm.Console()[before:]); ok {
+				o.stages.enter(stage)
+			}
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+			}
 		}
 	}()
-	if o.rng.IntN(3) == 0 {
-		<-time.After(time.Duration(o.rng.Int64N(int64(o.took))))
-	} else {
-		want := []string{"open-ready", "open-trial-0", "open-trial-1", "open-settle"}[o.rng.IntN(4)]
-		_ = lab.Eventually(3*o.took, func() bool { return strings.Contains(o.vm.Console()[before:], want) })
-		if o.rng.IntN(3) > 0 { // else at once
-			<-time.After(time.Duration(o.rng.Int64N(int64(o.took / 20))))
-		}
-	}
-	what = o.vm.Cut(o.rng.Uint64() | 1)
+	go func() {
+		defer close(ended)
+		do()
+	}()
+	act(ended)
 	<-ended
-	said := strings.Fields(o.vm.Console()[before:])
-	for _, word := range said {
-		if strings.HasPrefix(word, "open-") {
-			state = strings.TrimSuffix(word, "*") // "open-*" when none is there any more
+	<-followed
+}
+
+// lastStage is the one that a console has told of last.
+func lastStage(console string) (stage string, ok bool) {
+	const tells = "lab: stage "
+	at := strings.LastIndex(console, tells)
+	if at < 0 {
+		return "", false
+	}
+	stage, _, ok = strings.Cut(console[at+len(tells):], "\n")
+	return strings.TrimSpace(stage), ok
+}
+
+// spoiling is what runs beside an upgrade that is to be taken back: it kills the new agent whenever it runs.
+const spoiling = "(while [ ! -e " + homeInside + "/upgrade/open-undo ]; do set -- " + homeInside + "/upgrade/open-trial-[123]; if [ -e $1 ]; then for p in $(pidof devopsAgent); do " +
+	"[ \"$(readlink /proc/$p/exe)\" != " + homeInside + "/devopsAgent ] || kill -9 $p; done; fi; usleep 20000; done) & "
+
+// quiet has the server hold its answers, or give them again.
+func (o *outlet) quiet(quiet bool) {
+	for _, e := range []lab.Endpoint{lab.Startup, lab.Ask, lab.Status, lab.Heartbeat} {
+		if o.rec.On(e, nil); quiet {
+			o.rec.Always(e, lab.Answer{Hang: true})
 		}
 	}
-	return state, what
+}
+
+// cut upgrades until the power goes, at a moment of its own choice, and returns at what stage that was.
+func (o *outlet) cut(now edition) (stage string, what lab.Cut) {
+	o.Helper()
+	list := aims(true)
+	aim, share, line := list[o.rng.IntN(len(list))], o.rng.Float64(), upgradeTo(o.other(now))
+	if aim == "undo" {
+		line = spoiling + line
+	}
+	upgrade := func() {
+		// the machine may be gone before it answers
+		if _, err := o.vm.Exec(line); err != nil && aim != "undo" && !strings.Contains(err.Error(), "machine") { // it ended before the power did
+			o.Errorf("the upgrade: %v", err)
+		}
+	}
+	o.during(upgrade, func(over <-chan struct{}) {
+		wait := o.took
+		if aim != "" {
+			if aim == "undo" && o.stages.await(func(stage string) bool { return stage == "ready" }, over) {
+				o.quiet(true) // else it settles before it is killed often enough
+			}
+			o.stages.await(func(stage string) bool { return stage == aim }, over)
+			wait = o.stages.length(aim) * 7 / 10
+		}
+		select {
+		case <-time.After(time.Duration(share * float64(wait))):
+		case <-over:
+		}
+		what = o.vm.Cut(o.rng.Uint64() | 1)
+	})
+	o.quiet(false)
+	stage, _ = lastStage(o.vm.Console())
+	return stage, what
+}
+
+// open reports whether an upgrade is written down at a stage, and has not ended.
+func open(stage string) bool {
+	return !slices.Contains([]string{"", "collect", "fetch", "unpack", "stage"}, stage)
 }
 
 // TestPower: a power cut at any moment of an upgrade, and a disk that forgets what was not flushed, leave one complete version that
 // comes up by itself.
 func TestPower(t *testing.T) {
-	cuts, seed := envInt(t, "POWER_CUTS", 5), labSeed(t)
+	cuts, seed, stop := envInt(t, "POWER_CUTS", 5), labSeed(t), enough(t, 4*time.Minute)
 	if os.Getuid() != 0 {
 		t.Fatal("needs root on Debian")
 	}
@@ -246,19 +327,32 @@ func TestPower(t *testing.T) {
 			o := newOutlet(t, disk, []string{"devopsDaemon", "upgrader start"}[n], seed+uint64(n))
 			now := o.up(0)
 			now = o.whole(now)
-			states, versions, lost := map[string]int{}, map[string]int{}, 0
+			stages, versions, lost, inside, done := map[string]int{}, map[string]int{}, 0, 0, 0
+			sums := func() string {
+				return fmt.Sprintf("%d power cuts, keeper %s, %d s; %d in an upgrade that was written down and had not ended; at: %s; then ran: %s; %d pieces of 4 KiB lost",
+					done, o.keeper, int(time.Since(begun).Seconds()), inside, listed(stages), listed(versions), lost)
+			}
 			for i := range (cuts + 1 - n) / 2 {
-				state, what := o.cut(now)
-				states[strings.TrimPrefix(state, "open-")]++
-				lost += what.Lost
+				if stop.Err() != nil {
+					t.Errorf("stopped after %d of %d cuts: %v", i, (cuts+1-n)/2, context.Cause(stop))
+					break
+				}
+				stage, what := o.cut(now)
+				stages[stage]++
+				if lost += what.Lost; open(stage) {
+					inside++
+				}
 				if err := o.vm.Check(); err != nil {
-					t.Fatalf("cut %d: the file system: %v", i, err)
+					t.Fatalf("cut %d at %q: the file system: %v", i, stage, err)
 				}
 				mark := o.rec.Mark()
 				o.vm.Start()
 				now = o.up(mark)
 				versions[now.version]++
-				t.Logf("cut %d after state %q: %+v; %s runs", i, state, what, now.version)
+				t.Logf("cut %d at %q: %+v; %s runs", i, stage, what, now.version)
+				if done++; done%5 == 0 {
+					progress(disk + ": " + sums())
+				}
 			}
 			mark := o.rec.Mark() // once more in good order, so that what was in use is swept
 			o.sh("sync")
@@ -269,8 +363,10 @@ func TestPower(t *testing.T) {
 			if !lab.Eventually(30*time.Second, func() bool { left = o.strays(); return left == "" }) {
 				t.Errorf("left behind: %s", left)
 			}
-			number(t, "%d power cuts, keeper %s, %d s; last state seen: %s; then ran: %s; %d pieces of 4 KiB lost", (cuts+1-n)/2, o.keeper,
-				int(time.Since(begun).Seconds()), listed(states), listed(versions), lost)
+			number(t, "%s", sums())
+			if done >= 10 && inside*2 < done {
+				t.Errorf("only %d of %d cuts were in an upgrade that was written down and had not ended: the aim is bad", inside, done)
+			}
 		})
 	}
 }
