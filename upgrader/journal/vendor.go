@@ -90,7 +90,8 @@ func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
 	_, err = j.disk.Lstat(live)
 	first := errors.Is(err, fs.ErrNotExist)
 	s := j.readShelf()
-	seen := s.Sum != "" && s.Size == info.Size() && s.Changed == info.ModTime().UnixNano() && s.Inode == inodeOf(info)
+	// Two builds of one commit may have the same size and time; where files have no number, only their bytes tell them apart.
+	seen := s.Sum != "" && s.Size == info.Size() && s.Changed == info.ModTime().UnixNano() && s.Inode == inodeOf(info) && s.Inode != 0
 	if !first && seen && (v.Mode == ModeOff || s.Last == s.Sum || v.Mode == ModeServer && slices.Contains(s.Settled, s.Sum)) {
 		return false, nil
 	}
