@@ -80,7 +80,8 @@ type File struct {
 	Target       string      // of a link
 	Data         []byte
 	Source       string
-	Program      bool // one of the product's programs
+	Program      bool     // one of the product's programs
+	Parts        []string // of a program for several processors: the files on this machine that Data was joined from
 }
 
 // Open opens the content.

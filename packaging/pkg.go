@@ -69,7 +69,7 @@ func pkgContents(r Release, m *Manifest) error {
 		f := File{Path: l.Vendor + "/" + name, Mode: 0o755, Program: true}
 		if m.GOARCH == Universal {
 			var err error
-			if f.Data, err = pkgUniversal(r, name); err != nil {
+			if f.Data, f.Parts, err = pkgUniversal(r, name); err != nil {
 				return err
 			}
 		} else {
@@ -117,21 +117,21 @@ func pkgContents(r Release, m *Manifest) error {
 	return nil
 }
 
-// pkgUniversal is a program for all processors.
-func pkgUniversal(r Release, name string) ([]byte, error) {
+// pkgUniversal is a program for all processors, and the files that it was joined from.
+func pkgUniversal(r Release, name string) (joined []byte, parts []string, err error) {
 	var thin [][]byte
 	for _, goarch := range pkgArches(Universal) {
-		program, err := File{Source: r.program(name, "darwin", goarch)}.Read()
+		part := r.program(name, "darwin", goarch)
+		program, err := File{Source: part}.Read()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		thin = append(thin, program)
+		thin, parts = append(thin, program), append(parts, part)
 	}
-	joined, err := macho.Join(thin...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if joined, err = macho.Join(thin...); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return joined, nil
+	return joined, parts, nil
 }
 
 // pkgFill fills paths into a script: words in @ signs. The scripts are the package's own, and so are the paths: none of them needs

@@ -119,6 +119,18 @@ func TestPkgIsWhatTheManifestSays(t *testing.T) {
 	}
 }
 
+// TestPkgProgramsSayWhatTheyAreMadeOf: the bill of materials of a release reads the files that were joined.
+func TestPkgProgramsSayWhatTheyAreMadeOf(t *testing.T) {
+	programs := sbomPrograms([]Manifest{macManifest(t, "v1.0.0")})
+	var names []string
+	for _, p := range programs {
+		names = append(names, filepath.Base(p))
+	}
+	if got := strings.Join(names, " "); got != "devopsAgent_macos devopsAgent_macos_arm64 devopsWorker_macos devopsWorker_macos_arm64 upgrader_macos upgrader_macos_arm64" {
+		t.Errorf("programs: %s", got)
+	}
+}
+
 // TestPkgListing is what a package has, for people to look at when it changes: go test -update-pkg.
 func TestPkgListing(t *testing.T) {
 	l, err := listPkg(pkgBytes(t, macManifest(t, "v1.2.4-dev.3")))

@@ -128,8 +128,10 @@ func sbomPrograms(manifests []Manifest) []string {
 	seen := map[string]bool{}
 	for _, m := range manifests {
 		for _, f := range m.Files {
-			if f.Program && f.Source != "" {
-				seen[f.Source] = true
+			for _, path := range append(f.Parts, f.Source) {
+				if f.Program && path != "" {
+					seen[path] = true
+				}
 			}
 		}
 	}
