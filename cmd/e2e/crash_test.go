@@ -687,6 +687,16 @@ type errand struct {
 	late bool // it did not end by itself in errandLimit
 }
 
+// words are what it has said so far, if it has ended.
+func (e *errand) words() string {
+	select {
+	case <-e.over:
+		return e.said
+	default:
+		return "nothing yet"
+	}
+}
+
 // errandLimit is more than anything that an upgrade waits for.
 const errandLimit = 2 * time.Minute
 

@@ -124,8 +124,9 @@ func (r edition) writeJDK(path string) (err error) {
 // lay puts the edition into a home, as an installation has it.
 func (r edition) lay(home string) error {
 	for name := range r.sums {
-		// by a process of its own: a child of another test, just forked, would hold the file open for writing (ETXTBSY)
-		if out, err := exec.Command("cp", filepath.Join(r.dir, name), filepath.Join(home, name)).CombinedOutput(); err != nil {
+		// by a process of its own: a child of another test, just forked, would hold the file open for writing (ETXTBSY); and what is there
+		// may be a link to a program that others run
+		if out, err := exec.Command("cp", "--remove-destination", filepath.Join(r.dir, name), filepath.Join(home, name)).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/devops-agent/devops-agent/cmd/internal/lab"
 )
 
@@ -114,6 +116,14 @@ func (s *upgraded) until(p phase) {
 	}
 }
 
+// clearDownloads empties tmp/: phases are seen by what is in it.
+func (s *upgraded) clearDownloads() {
+	_ = os.RemoveAll(s.home.Path("tmp"))
+	if err := os.Mkdir(s.home.Path("tmp"), 0o700); err == nil && os.Getuid() == 0 {
+		_ = os.Chown(s.home.Path("tmp"), labAccount, labAccount)
+	}
+}
+
 // target is the edition that does not run.
 func (s *upgraded) target() edition {
 	s.Helper()
@@ -149,10 +159,7 @@ func TestCrashFullDisk(t *testing.T) {
 			if err := s.calm(30 * time.Second); err != nil {
 				t.Fatal(err)
 			}
-			_ = os.RemoveAll(s.home.Path("tmp")) // the phases are seen by what is in it
-			if err := os.Mkdir(s.home.Path("tmp"), 0o700); err == nil {
-				_ = os.Chown(s.home.Path("tmp"), labAccount, labAccount)
-			}
+			s.clearDownloads()
 			target, mark := s.target(), s.rec.Mark()
 			e := s.offer(target)
 			s.until(p)
@@ -191,6 +198,73 @@ func TestCrashFullDisk(t *testing.T) {
 				if err := s.calm(60 * time.Second); err != nil {
 					t.Fatal(err)
 				}
+			}
+			s.end()
+		})
+	}
+}
+
+// allowFiles sets how many files every process of the home may have open, those that there are; 0 is as many as it ever may.
+func (s *upgraded) allowFiles(most uint64) {
+	for _, pid := range lab.Marked("LAB_DIR=" + s.home.Lab) {
+		var limit unix.Rlimit
+		if unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) != nil {
+			continue // it has ended
+		}
+		if limit.Cur = limit.Max; most > 0 {
+			limit.Cur = most
+		}
+		_ = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
+	}
+}
+
+// TestCrashNoFiles: from some phase of an upgrade on, no process of the home can open another file (EMFILE), also no new one. When they
+// can again, all is well by itself.
+func TestCrashNoFiles(t *testing.T) {
+	for n, p := range phases() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, []string{"devopsDaemon", "upgrader start"}[n%2], 1, &tally{}, nil)
+			s.keep()
+			if err := s.calm(30 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			s.clearDownloads()
+			target := s.target()
+			e := s.offer(target)
+			s.until(p)
+			state := s.state()
+			for over := time.Now().Add(8 * time.Second); time.Now().Before(over); {
+				s.allowFiles(3) // who has more keeps them, and gets none
+				<-time.After(50 * time.Millisecond)
+			}
+			lacking := s.state()
+			if err := s.usableParts(); err != nil {
+				t.Errorf("while no files can be opened: %v", err)
+			}
+			s.allowFiles(0)
+			if err := s.calm(100 * time.Second); err != nil {
+				t.Fatalf("%v; the upgrade says %s", err, e.words())
+			}
+			<-e.over
+			if err := s.usable(); err != nil {
+				t.Fatal(err)
+			}
+			now, err := s.live()
+			if err != nil {
+				t.Fatal(err)
+			}
+			number(t, "no files from state %q on, %q later; %s runs after it", strings.TrimPrefix(state, "open-"), strings.TrimPrefix(lacking, "open-"), now.version)
+			if now.version == target.version {
+				target = s.target()
+			}
+			e = s.offer(target)
+			<-e.over
+			if err := s.calm(60 * time.Second); err != nil {
+				t.Fatalf("%v; the next upgrade said %s", err, e.said)
+			}
+			if now, err := s.live(); err != nil || now.version != target.version {
+				t.Errorf("with files again: %s runs, %v; the upgrade said %s", now.version, err, e.said)
 			}
 			s.end()
 		})

@@ -92,6 +92,9 @@ esac
 // newOutlet makes a machine with the first edition in it.
 func newOutlet(t *testing.T, disk, keeper string, seed uint64) *outlet {
 	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("needs root on Debian")
+	}
 	o := &outlet{T: t, rec: lab.NewRecorder(t, lab.RecorderOptions{}), releases: bothReleases(t), keeper: keeper,
 		rng: rand.New(rand.NewPCG(seed, 8)), stages: newStages(), took: 15 * time.Second} //nolint:gosec // a test repeats itself
 	payload := t.TempDir()
@@ -212,6 +215,55 @@ func (o *outlet) whole(now edition) edition {
 	return now
 }
 
+const year = 365 * 24 * time.Hour
+
+// leap upgrades, and sets the clock forward or back in the middle: the server is silent from the record on until that is done, so
+// that the trial is not over before.
+func (o *outlet) leap(now edition, by time.Duration) edition {
+	o.Helper()
+	target, leapt := o.other(now), false
+	// commands are done one after the other: this one sets the clock beside the upgrade
+	line := fmt.Sprintf("(while [ ! -e %s/upgrade/open-trial-1 ]; do usleep 20000; done; date -s @$(($(date +%%s) + %d)); echo 'lab: clock set' >/dev/console) & %s",
+		homeInside, int(by.Seconds()), upgradeTo(target))
+	o.during(func() { o.sh("%s", line) }, func(over <-chan struct{}) {
+		if o.stages.await(func(stage string) bool { return stage == "ready" }, over) {
+			o.quiet(true)
+		}
+		before := strings.Count(o.vm.Console(), "lab: clock set")
+		leapt = lab.Eventually(60*time.Second, func() bool { return strings.Count(o.vm.Console(), "lab: clock set") > before })
+		o.quiet(false)
+	})
+	if !leapt {
+		o.Fatalf("the clock was not set by %v in the upgrade", by)
+	}
+	if now = o.up(o.rec.Mark()); now.version != target.version {
+		o.Fatalf("%s runs after an upgrade to %s in which the clock was set by %v", now.version, target.version, by)
+	}
+	return now
+}
+
+// leaps sets the clock back a year in one upgrade, does another one and a rollback in the past, and returns in a third.
+func (o *outlet) leaps(now edition) edition {
+	o.Helper()
+	begun, first := time.Now(), now
+	now = o.leap(now, -year)
+	before := now
+	now = o.whole(now)
+	o.sh("su dev -c '%s/devopsAgent rollback --wait --home %[1]s'", homeInside)
+	if now = o.up(o.rec.Mark()); now.version != before.version {
+		o.Fatalf("%s runs after a rollback to %s, a year ago", now.version, before.version)
+	}
+	if now = o.leap(now, year); now.version != first.version {
+		o.Fatalf("%s runs, want %s", now.version, first.version)
+	}
+	states := o.sh("grep -h '\"state\"' %s/upgrade/*/attempt.json | sort | uniq -c", homeInside)
+	number(o.T, "clock set back a year in an upgrade, an upgrade and a rollback then, clock set right in another, %d s; attempts: %s", int(time.Since(begun).Seconds()), strings.Join(strings.Fields(states), " "))
+	if strings.Contains(states, "rolled-back") {
+		o.Errorf("a version was taken back: %s", states)
+	}
+	return now
+}
+
 // other is the edition that does not run.
 func (o *outlet) other(now edition) edition {
 	if now.version == o.releases[0].version {
@@ -313,13 +365,23 @@ func open(stage string) bool {
 	return !slices.Contains([]string{"", "collect", "fetch", "unpack", "stage"}, stage)
 }
 
+// TestPowerClock: a clock that is set back a year in the middle of an upgrade, and right again in a later one, does not matter.
+func TestPowerClock(t *testing.T) {
+	t.Parallel()
+	o := newOutlet(t, "ext4", "devopsDaemon", 1)
+	now := o.leaps(o.up(0))
+	mark := o.rec.Mark()
+	o.vm.Cut(0)
+	o.vm.Start()
+	if again := o.up(mark); again.version != now.version {
+		t.Errorf("%s runs after a boot, want %s", again.version, now.version)
+	}
+}
+
 // TestPower: a power cut at any moment of an upgrade, and a disk that forgets what was not flushed, leave one complete version that
 // comes up by itself.
 func TestPower(t *testing.T) {
 	cuts, seed, stop := envInt(t, "POWER_CUTS", 5), labSeed(t), enough(t, 4*time.Minute)
-	if os.Getuid() != 0 {
-		t.Fatal("needs root on Debian")
-	}
 	for n, disk := range []string{"ext4", "xfs"} {
 		t.Run(disk, func(t *testing.T) {
 			t.Parallel()
