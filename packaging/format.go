@@ -108,6 +108,9 @@ func Write(ctx context.Context, f Format, m Manifest, o Options, w io.Writer) er
 	if err := m.check(); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err := one.write(ctx, m, o, w); err != nil {
 		return fmt.Errorf("write %s: %w", one.file(m), err)
 	}
