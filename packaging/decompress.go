@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 // Bounds of what a reader takes from a package that it does not know.
@@ -22,14 +21,11 @@ const (
 // errTooLarge: a package holds more than one of ours ever does.
 var errTooLarge = errors.New("it holds more than a package of ours")
 
-// decompress reads what was compressed by a method: gzip, xz, zstd or none. It gives at most maxUnpacked bytes.
+// decompress reads what was compressed by a method: gzip, zstd or none. It gives at most maxUnpacked bytes.
 func decompress(r io.Reader, method string) (io.Reader, func(), error) {
 	switch method {
 	case "gzip":
 		z, err := gzip.NewReader(r)
-		return bounded(z), func() {}, err
-	case "xz":
-		z, err := xz.ReaderConfig{DictCap: 1 << 16}.NewReader(r)
 		return bounded(z), func() {}, err
 	case "zstd":
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(zstdMemory))
@@ -48,8 +44,6 @@ func methodOf(name string) string {
 	switch {
 	case strings.HasSuffix(name, ".gz"):
 		return "gzip"
-	case strings.HasSuffix(name, ".xz"):
-		return "xz"
 	case strings.HasSuffix(name, ".zst"):
 		return "zstd"
 	case strings.HasSuffix(name, ".tar"):
