@@ -607,7 +607,7 @@ func TestWinePackages(t *testing.T) {
 	}
 	for _, folder := range []string{"./windows", "./service", "./service/control", "./service/proc", "./upgrader/swap", "./upgrader/internal/powercut", "./upgrader/journal", "./upgrader/unpack", "./upgrader/trust", "./upgrader/fetch", "./agent/config", "./cmd/daemon"} {
 		t.Run(strings.TrimPrefix(folder, "./"), func(t *testing.T) {
-			cmd := exec.Command("go", "test", "-count=1", "-timeout", "4m", "-exec", w.tool+" run "+w.name, folder)
+			cmd := exec.Command("go", "test", "-count=1", "-timeout", "8m", "-exec", w.tool+" run "+w.name, folder)
 			cmd.Dir = root
 			cmd.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
 			if out, err := cmd.CombinedOutput(); err != nil {
