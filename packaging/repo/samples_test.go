@@ -1,7 +1,9 @@
 package repo
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -19,6 +21,8 @@ import (
 	_ "github.com/goreleaser/nfpm/v2/deb"
 	"github.com/goreleaser/nfpm/v2/files"
 	_ "github.com/goreleaser/nfpm/v2/rpm"
+
+	"github.com/devops-agent/devops-agent/packaging/internal/ar"
 )
 
 // day is when things happen in these tests.
@@ -232,4 +236,23 @@ func publish(t testing.TB, r Repository, files ...string) Changes {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// makeDeb is a .deb with this control file, and nothing to install.
+func makeDeb(control string) []byte {
+	var packed, all bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	w := tar.NewWriter(z)
+	_ = w.WriteHeader(&tar.Header{Name: "./control", Mode: 0o644, Size: int64(len(control)), Typeflag: tar.TypeReg})
+	_, _ = w.Write([]byte(control))
+	_ = w.Close()
+	_ = z.Close()
+	all.WriteString(ar.Magic)
+	for _, m := range [][2]string{{"debian-binary", "2.0\n"}, {"control.tar.gz", packed.String()}, {"data.tar", ""}} {
+		fmt.Fprintf(&all, "%-16s%-12d%-6d%-6d%-8s%-10d`\n%s", m[0], 0, 0, 0, "100644", len(m[1]), m[1])
+		if len(m[1])%2 == 1 {
+			all.WriteByte('\n')
+		}
+	}
+	return all.Bytes()
 }
