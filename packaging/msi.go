@@ -80,6 +80,7 @@ func msiContents(r Release, m *Manifest) error {
 		add(File{Path: msiVendor + "/" + name + ".exe", Mode: 0o755, Source: r.program(name, "windows", m.GOARCH), Program: true})
 	}
 	add(File{Path: msiVendor + "/LICENSE.txt", Mode: 0o644, Source: filepath.Join(r.Root, "LICENSE")})
+	add(File{Path: msiVendor + "/THIRD-PARTY.txt", Mode: 0o644, Data: []byte(thirdParty(r.Licences))})
 	add(File{Path: msiVendor + "/agent.toml.example", Mode: 0o644, Source: filepath.Join(r.Root, "agent", "config", "testdata", "agent.toml")})
 	add(File{Path: msiHome, Kind: Dir, Mode: 0o700, Owner: msiAdmin})
 	add(File{Path: msiHome + "/enroll.d", Kind: Dir, Mode: 0o700, Owner: msiAdmin})
@@ -150,6 +151,9 @@ func writeMSI(ctx context.Context, m Manifest, o Options, w io.Writer) (err erro
 		content[f.Path] = data
 	}
 	data, err := msiBytes(m, content)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return err
 	}
@@ -192,6 +196,9 @@ func msiCheck(m Manifest) error {
 	if !daemon {
 		return wrong("there is no program %s, which the service runs", msiDaemon)
 	}
+	if m.Layout.Name == "" {
+		return wrong("its service has no name")
+	}
 	if !dirs[msiHome] {
 		return wrong("there is no directory %s", msiHome)
 	}
@@ -206,6 +213,9 @@ func msiBytes(m Manifest, content map[string][]byte) ([]byte, error) {
 	d, err := msiDatabase(m, content)
 	if err != nil {
 		return nil, err
+	}
+	if bad := msiInspect(d, content); len(bad) > 0 {
+		return nil, &ManifestError{Package: m.Name, Reason: bad[0].text}
 	}
 	var files []cab.File
 	for _, p := range msiPacked(m) {
