@@ -167,16 +167,15 @@ func readKeyFile(path string) ([]byte, error) {
 func verifyCommand(s *streams) *cobra.Command {
 	var keys []string
 	var a as
+	var b release
 	cmd := &cobra.Command{
-		Use: "verify --pub KEY FILE...", Short: "Check files against the FILE.minisig beside them", Args: usage(cobra.MinimumNArgs(1)),
+		Use: "verify PACKAGE|DIR... | --pub KEY FILE...", Short: "Check packages, or files against the FILE.minisig beside them", Args: usage(cobra.MinimumNArgs(1)),
 		Long: "verify checks files as an agent does that requires signatures: who signed, that nothing was changed since, and that\n" +
-			"each is what its name says, or --name, --os and --arch. It goes through all files and fails when one is not good.",
-		Example: "  packager verify --pub release.key.pub upgrade/devopsAgent_linux",
-		PreRunE: need("pub"),
+			"each is what its name says, or --name, --os and --arch. It goes through all files and fails when one is not good.\n" +
+			"Packages, and directories with packages and SHA256SUMS, are read by readers that know nothing of who wrote them: their own\n" +
+			"digests, the sums (and their signature, with --pub), and each against the manifest of the programs in --bin.",
+		Example: "  packager verify --pub release.key.pub upgrade/devopsAgent_linux\n  packager verify dist",
 		RunE: func(cmd *cobra.Command, files []string) error {
-			if files = unsigned(files); len(files) == 0 {
-				return &usageError{cmd: cmd, err: errors.New("these are signatures; name the files beside them")}
-			}
 			policy := trust.Policy{Require: true}
 			for _, text := range keys {
 				key, err := readPublic(text)
@@ -184,6 +183,21 @@ func verifyCommand(s *streams) *cobra.Command {
 					return err
 				}
 				policy.Keys = append(policy.Keys, key)
+			}
+			ours, files := packagesAmong(files)
+			if len(files) == 0 {
+				return verifyPackages(cmd.Context(), s, b, policy, ours)
+			}
+			if len(keys) == 0 {
+				return need("pub")(cmd, files)
+			}
+			if len(ours) > 0 {
+				if err := verifyPackages(cmd.Context(), s, b, policy, ours); err != nil {
+					return err
+				}
+			}
+			if files = unsigned(files); len(files) == 0 {
+				return &usageError{cmd: cmd, err: errors.New("these are signatures; name the files beside them")}
 			}
 			var errs []error
 			for _, file := range files {
@@ -198,6 +212,7 @@ func verifyCommand(s *streams) *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&keys, "pub", nil, "`file` of a public key, or the key itself; may be given again")
 	a.flags(cmd)
+	b.flags(cmd)
 	return cmd
 }
 
