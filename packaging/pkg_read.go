@@ -149,7 +149,7 @@ func eachPacked(data []byte, each func(h cpio.Header, content io.Reader) error) 
 		case total+h.Size > maxPkgTotal:
 			return fmt.Errorf("more than %d bytes", int64(maxPkgTotal))
 		case h.Name != "." && (!fs.ValidPath(strings.TrimPrefix(h.Name, "./")) || !strings.HasPrefix(h.Name, "./")) || h.Name == "./.":
-			return fmt.Errorf("the path %q is not below .", h.Name)
+			return fmt.Errorf("the path %q is not below the root", h.Name)
 		}
 		total += h.Size
 		if err := each(h, in); err != nil {

@@ -3,6 +3,7 @@ package bom
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -194,7 +195,7 @@ func (e Entry) check() error {
 		return fmt.Errorf("%s: mode %o has no type that can be written", e.Path, e.Mode)
 	}
 	if e.Path == "." && e.Mode&TypeMask != TypeDir {
-		return fmt.Errorf(". is no directory")
+		return errors.New("the path . is no directory")
 	}
 	return nil
 }
