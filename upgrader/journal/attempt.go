@@ -418,27 +418,26 @@ func settledAgents(list []Attempt) []Attempt {
 }
 
 // wayBack lists the attempts, oldest first, whose old agent can be returned to: all, or without a version, those that were not
-// returned from already.
+// returned from already. A rollback is to how things were before some attempt, and so was the way back.
 func wayBack(list []Attempt, version string) []int {
 	var way []int
+	before := make(map[string][]int, len(list)) // the way as it was then, by the name of the attempt
 	for at, a := range list {
-		c, _ := a.of(Agent)
-		back := -1
+		before[a.ID] = way
 		if version == "" && a.Kind == Rollback {
-			for n, to := range way {
-				if old, _ := list[to].of(Agent); old.Old == c.New {
-					back = n
-				}
+			id, _ := strings.CutPrefix(a.Source, beforeUpgrade)
+			if was, known := before[id]; known {
+				way = was
+				continue
 			}
 		}
-		if back >= 0 {
-			way = way[:back]
-			continue
-		}
-		way = append(way, at)
+		way = append(slices.Clip(way), at)
 	}
 	return way
 }
+
+// beforeUpgrade begins the source of a rollback, and the name of an attempt ends it.
+const beforeUpgrade = "before upgrade "
 
 // kept finds a backup with a digest.
 func (j *Journal) kept(list []Attempt, p Part, sum string) (path string, ok bool) {
@@ -454,7 +453,7 @@ func (j *Journal) kept(list []Attempt, p Part, sum string) (path string, ok bool
 
 // backTo plans the return of the programs to what they were before an attempt.
 func (j *Journal) backTo(list []Attempt, at int) *Plan {
-	p := &Plan{Kind: Rollback, Source: "before upgrade " + list[at].ID}
+	p := &Plan{Kind: Rollback, Source: beforeUpgrade + list[at].ID}
 	for _, part := range []Part{Agent, Daemon, Native} {
 		now, err := j.disk.Sum(j.path(Place(part, j.goos)))
 		if err != nil {
