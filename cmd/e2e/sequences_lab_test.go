@@ -264,7 +264,7 @@ func (q *sequence) types(words ...string) (said string, done bool) {
 	q.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, q.home.Path("devopsAgent"), append(words, "--wait", "--home", q.home.Dir)...)
+	cmd := exec.CommandContext(ctx, q.home.Path("devopsAgent"), append(words, "--home", q.home.Dir)...)
 	cmd.Dir, cmd.Env = "/", q.env()
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -326,11 +326,18 @@ func (q *sequence) step() {
 		version := other()
 		if q.law.fled != none && q.rng.IntN(2) == 0 {
 			version = q.law.fled
+			if q.rng.IntN(3) == 0 {
+				q.tells("rollback --allow")
+				clear(q.law.shunned)
+				if said, done := q.types("rollback", "--allow"); !done {
+					q.Fatalf("after %q: %s", q.told, said)
+				}
+			}
 		}
 		q.offer(version)
 	case "file":
 		version, force := other(), q.rng.IntN(2) == 0
-		words := []string{"upgrade", "--from", q.suites[version].dir}
+		words := []string{"upgrade", "--wait", "--from", q.suites[version].dir}
 		if force {
 			words = append(words, "--force")
 		}
@@ -345,13 +352,13 @@ func (q *sequence) step() {
 			to := q.law.fled
 			q.tells("rollback %d", to)
 			q.law.again()
-			if said, done := q.types("rollback", q.suites[to].version); !done {
+			if said, done := q.types("rollback", "--wait", q.suites[to].version); !done {
 				q.Fatalf("after %q: %s; %s", q.told, said, q.home.Log())
 			}
 		case q.law.kept > 0 && len(q.law.way) > 0:
 			q.tells("rollback (to %d)", q.law.way[len(q.law.way)-1])
 			q.law.back()
-			if said, done := q.types("rollback"); !done {
+			if said, done := q.types("rollback", "--wait"); !done {
 				q.Fatalf("after %q: %s; %s", q.told, said, q.home.Log())
 			}
 		default: // nothing that is here for sure
