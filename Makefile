@@ -2,6 +2,7 @@
 # make demo       a build from a controller through the agent into a worker and back (KEEP=1 leaves it running)
 # make test       everything that can be tested here
 # make lab        supervision on machines of its own: real systemd in containers, Windows by Wine; root on Debian (docs/lab.md)
+# make packages   deb, rpm, pkg and msi of all architectures, in dist/ (PACKAGES="deb rpm" for some)
 # make dist       portable archives of all platforms, in dist/ (DIST="linux/amd64 ..." for some)
 # VERSION=v1.2.3  on the command line sets the version that the programs print; else it comes from git
 
@@ -30,7 +31,7 @@ define build
 done
 endef
 
-.PHONY: dist build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine lab-crash lab-power
+.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine lab-crash lab-power lab-packages
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
@@ -54,6 +55,15 @@ build_windows:
 DIST ?=
 dist:
 	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' bash scripts/dist.sh $(DIST)
+
+# packages for package managers, SHA256SUMS and the bill of materials; the packager is of this machine
+PACKAGES ?=
+comma := ,
+space := $(subst ,, )
+packages: build_all
+	@CGO_ENABLED=0 GOOS= GOARCH= go build -trimpath -o bin/packager$(HOST_SUFFIX) ./cmd/packager
+	@rm -f dist/*.deb dist/*.rpm dist/*.pkg dist/*.msi dist/*.cdx.json dist/SHA256SUMS*
+	@bin/packager$(HOST_SUFFIX) build --version '$(VERSION)' --commit '$(COMMIT)' $(if $(filter unknown,$(BUILT)),,--time '$(BUILT)') $(if $(PACKAGES),--only '$(subst $(space),$(comma),$(strip $(PACKAGES)))')
 
 clean:
 	rm -rf bin dist
@@ -101,7 +111,7 @@ bench: build
 	bash scripts/bench.sh
 
 # real systemd as PID 1 of containers, and Windows by Wine (docs/lab.md); LAB=NAME runs only tests with such a name
-lab: lab-systemd lab-wine lab-crash lab-power
+lab: lab-systemd lab-packages lab-wine lab-crash lab-power
 
 lab-systemd:
 	@bash lab/run systemd '$(LAB)'
@@ -115,3 +125,7 @@ lab-crash:
 
 lab-power:
 	@bash lab/run power '$(LAB)'
+
+# deb and rpm in machines of their own: every transition, upgrades during builds, conffiles, chroots, clones (docs/packages.md)
+lab-packages:
+	@bash lab/run packages '$(LAB)'
