@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector, a JDK for the test
 # worker, a second reader of property lists, a judge of shell scripts, zip for "make dist", minisign, which must take our
-# signatures, and other readers of packages for macOS (lab/pkg-check). Anywhere else it says what is missing; the tests
+# signatures, other readers of packages for macOS (lab/pkg-check) and for Windows, and what signs those. Anywhere else it says what is missing; the tests
 # then say what they leave out.
 set -eu
 missing=
@@ -13,6 +13,9 @@ command -v zip >/dev/null 2>&1 || missing="$missing zip"
 command -v minisign >/dev/null 2>&1 || missing="$missing minisign"
 command -v bsdtar >/dev/null 2>&1 || missing="$missing libarchive-tools"
 command -v 7z >/dev/null 2>&1 || missing="$missing p7zip-full"
+command -v msiinfo >/dev/null 2>&1 || missing="$missing msitools"
+command -v osslsigncode >/dev/null 2>&1 || missing="$missing osslsigncode"
+command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 command -v cpio >/dev/null 2>&1 || missing="$missing cpio"
 python3 -c 'import plistlib' >/dev/null 2>&1 || missing="$missing python3"
 [ -n "$missing" ] || exit 0
