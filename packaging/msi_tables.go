@@ -112,10 +112,12 @@ func (t tables) properties(m Manifest, core string) {
 		{"ProductLanguage", "1033"},
 		{"ProductName", m.Name},
 		{"ProductVersion", core},
+		{"REINSTALLMODE", "amus"}, // files are replaced, whatever somebody has done to those that are there
 		{"SecureCustomProperties", strings.Join(secure, ";")},
 		{"ServiceMode", "service"},
 		{"UpgradeCode", msiUpgradeCode},
 	}
+	rows = slices.DeleteFunc(rows, func(row []any) bool { return row[1] == "" })
 	t.add("Property", "Property s72 key, Value l0", rows...)
 }
 
