@@ -50,6 +50,7 @@ build_macos:
 
 build_windows:
 	$(call build,windows,amd64,.exe)
+	$(call build,windows,arm64,_arm64.exe)
 
 # what "make dist" makes; all when it is empty
 DIST ?=
