@@ -46,6 +46,7 @@ type sample struct {
 	content                     string // of its program
 	compression                 string
 	key                         string // file of the key that signs an rpm
+	rich                        bool   // with all that an rpm may say about others
 }
 
 // write makes it in dir.
@@ -72,6 +73,13 @@ func (s sample) write(t testing.TB, dir string) string {
 		in.Depends, in.Recommends = []string{"libc6 (>= 2.30)"}, []string{"git"}
 	} else {
 		in.Release, in.Depends, in.Recommends = "1", []string{"/bin/sh", "bash >= 4"}, []string{"git"}
+	}
+	if s.rich {
+		in.Contents, in.Epoch = enrich(s, program, in.Contents), "2"
+		in.Depends = append(in.Depends, "/usr/bin/"+s.name, "/usr/bin/"+s.name+"-more", s.name+"-thing", "bash >= 4", "bash >= 4", "a = 1:2-3", "b < 1.0~rc1", "c <= 2", "d > 0", "libc.so.6(GLIBC_2.4)(64bit)")
+		in.Provides, in.Replaces = append(in.Provides, "virtual = 3:4.5-6"), []string{"old-" + s.name + " < 2"}
+		in.Suggests, in.Recommends = []string{"git >= 2"}, []string{"curl"}
+		in.Scripts = nfpm.Scripts{PostInstall: program}
 	}
 	if err := nfpm.PrepareForPackager(nfpm.WithDefaults(in), s.format); err != nil {
 		t.Fatal(err)
