@@ -238,7 +238,7 @@ func buildCommand(s *streams) *cobra.Command {
 	var w wanted
 	var out string
 	var options packaging.Options
-	var rpmWord string
+	var rpmWord, windowsWord string
 	var key sumsKey
 	cmd := &cobra.Command{
 		Use: "build", Short: "Make the packages of all systems", Args: usage(cobra.NoArgs),
@@ -246,12 +246,18 @@ func buildCommand(s *streams) *cobra.Command {
 			"whenever that is. Packages that are there already are replaced.",
 		Example: "  packager build --bin bin --out dist --only deb,rpm",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if rpmWord != "" {
-				word, err := readKeyFile(rpmWord)
+			for _, one := range []struct {
+				file string
+				to   *string
+			}{{rpmWord, &options.RPMKeyWord}, {windowsWord, &options.PFXWord}} {
+				if one.file == "" {
+					continue
+				}
+				word, err := readKeyFile(one.file)
 				if err != nil {
 					return err
 				}
-				options.RPMKeyWord = strings.TrimRight(string(word), "\r\n")
+				*one.to = strings.TrimRight(string(word), "\r\n")
 			}
 			return build(cmd.Context(), s, b, w, options, out, &key)
 		},
@@ -259,6 +265,9 @@ func buildCommand(s *streams) *cobra.Command {
 	cmd.Flags().StringVar(&out, "out", "dist", "`directory` for the packages")
 	cmd.Flags().StringVar(&options.RPMKey, "rpm-key", "", "`file` of an OpenPGP secret key that signs rpm packages")
 	cmd.Flags().StringVar(&rpmWord, "rpm-key-password-file", "", "`file` with its password")
+	cmd.Flags().StringVar(&options.PFX, "windows-key", "", "PKCS#12 `file` of the key that signs programs and packages for Windows, by osslsigncode")
+	cmd.Flags().StringVar(&windowsWord, "windows-key-password-file", "", "`file` with its password")
+	cmd.Flags().StringVar(&options.TimestampURL, "windows-timestamp", "", "`address` of the RFC 3161 server that says when they were signed")
 	key.flags(cmd)
 	b.flags(cmd)
 	w.flags(cmd)
