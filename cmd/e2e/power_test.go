@@ -242,26 +242,23 @@ func (o *outlet) leap(now edition, by time.Duration) edition {
 	return now
 }
 
-// leaps sets the clock back a year in one upgrade, does another one and a rollback in the past, and returns in a third.
-func (o *outlet) leaps(now edition) edition {
+// leaps sets the clock back a year in one upgrade, rolls that back in the past, and returns in another one.
+func (o *outlet) leaps(first edition) {
 	o.Helper()
-	begun, first := time.Now(), now
-	now = o.leap(now, -year)
-	before := now
-	now = o.whole(now)
-	o.sh("su dev -c '%s/devopsAgent rollback --wait --home %[1]s'", homeInside)
-	if now = o.up(o.rec.Mark()); now.version != before.version {
-		o.Fatalf("%s runs after a rollback to %s, a year ago", now.version, before.version)
+	begun, now := time.Now(), o.leap(first, -year)
+	said, err := o.vm.Exec(fmt.Sprintf("su dev -c '%s/devopsAgent rollback --wait --home %[1]s'", homeInside))
+	if err != nil && !strings.Contains(err.Error(), "no answer within") { // a machine without virtualisation, on a busy one
+		o.Fatalf("rollback a year ago: %s %v", said, err)
 	}
-	if now = o.leap(now, year); now.version != first.version {
-		o.Fatalf("%s runs, want %s", now.version, first.version)
+	if !lab.Eventually(100*time.Second, func() bool { now = o.up(o.rec.Mark()); return now.version == first.version }) {
+		o.Fatalf("%s runs after a rollback to %s, a year ago: %s %v", now.version, first.version, said, err)
 	}
+	o.leap(now, year)
 	states := o.sh("grep -h '\"state\"' %s/upgrade/*/attempt.json | sort | uniq -c", homeInside)
-	number(o.T, "clock set back a year in an upgrade, an upgrade and a rollback then, clock set right in another, %d s; attempts: %s", int(time.Since(begun).Seconds()), strings.Join(strings.Fields(states), " "))
+	number(o.T, "clock set back a year in an upgrade, a rollback then, clock set right in another upgrade, %d s; attempts: %s", int(time.Since(begun).Seconds()), strings.Join(strings.Fields(states), " "))
 	if strings.Contains(states, "rolled-back") {
 		o.Errorf("a version was taken back: %s", states)
 	}
-	return now
 }
 
 // other is the edition that does not run.
@@ -369,13 +366,7 @@ func open(stage string) bool {
 func TestPowerClock(t *testing.T) {
 	t.Parallel()
 	o := newOutlet(t, "ext4", "devopsDaemon", 1)
-	now := o.leaps(o.up(0))
-	mark := o.rec.Mark()
-	o.vm.Cut(0)
-	o.vm.Start()
-	if again := o.up(mark); again.version != now.version {
-		t.Errorf("%s runs after a boot, want %s", again.version, now.version)
-	}
+	o.leaps(o.up(0))
 }
 
 // TestPower: a power cut at any moment of an upgrade, and a disk that forgets what was not flushed, leave one complete version that
