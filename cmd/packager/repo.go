@@ -73,7 +73,9 @@ type busyError struct{}
 func (*busyError) Error() string { return "it took too long" }
 
 // Hint says why it may have.
-func (*busyError) Hint() string { return "perhaps another packager works there; --timeout gives it more time" }
+func (*busyError) Hint() string {
+	return "perhaps another packager works there; --timeout gives it more time"
+}
 
 func printChanges(s *streams, dir string, c repo.Changes) error {
 	for _, one := range []struct {
