@@ -142,6 +142,10 @@ func TestSumsAreSigned(t *testing.T) {
 		t.Fatalf("%t, %v", sign, err)
 	}
 	r := packaging.Release{Version: "v1.2.3", Commit: "unknown", Time: time.Unix(1767225600, 0), Bin: filepath.Join(d.dir, "bin"), Root: filepath.Join("..", "..")}
+	for _, name := range []string{"man/devopsAgent.8", "completion/bash", "completion/zsh", "completion/fish"} {
+		d.at("docs/"+name, "text\n")
+	}
+	r.Docs = d.at("docs")
 	if err := finish(s, r, nil, dist, secret, sign); err != nil {
 		t.Fatal(err)
 	}
