@@ -15,6 +15,7 @@ type Listing struct {
 	Name, Version, Arch string // as the format writes them
 	Entries             []Entry
 	Scripts             map[string]string // by the format's own names: postinst, %post
+	ProductCode         string            // msi: by which Windows knows this version, as {GUID}
 }
 
 // Entry is one entry of a package that was read.
@@ -41,7 +42,7 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s %s/%s %9d %s", mode, e.Owner, e.Group, e.Size, e.Path)
 }
 
-// String is the listing, a line for each entry.
+// String is the listing: a line for each entry, and one for the product code where there is one.
 func (l Listing) String() string {
 	var b strings.Builder
 	for _, e := range l.Entries {
@@ -50,6 +51,9 @@ func (l Listing) String() string {
 			b.WriteString(" (config)")
 		}
 		b.WriteByte('\n')
+	}
+	if l.ProductCode != "" {
+		b.WriteString("product code " + l.ProductCode + "\n")
 	}
 	return b.String()
 }

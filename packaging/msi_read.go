@@ -55,6 +55,8 @@ func readMSI(r io.ReaderAt, size int64) (Listing, error) {
 			l.Name = value
 		case "ProductVersion":
 			l.Version = value
+		case "ProductCode":
+			l.ProductCode = value
 		}
 	}
 	registry, _ := d.Table("Registry")
