@@ -534,7 +534,7 @@ func TestDownloadsAreAskedForAsTheOriginalDoes(t *testing.T) {
 	if err != nil || string(data) != "data" {
 		t.Errorf("%q, %v", data, err)
 	}
-	if c := s.of("/download")[0]; c.method != http.MethodGet || c.path != wire.PathDownload+"?eTag=0123&file=upgrade/devopsAgent_linux" {
+	if c := s.of("/download")[0]; c.method != http.MethodGet || c.path != wire.PathDownload+"?file=upgrade/devopsAgent_linux&eTag=0123" {
 		t.Errorf("%s %s", c.method, c.path)
 	}
 	if got := resp.Request.Header.Get("Range"); got != "bytes=7-" {
