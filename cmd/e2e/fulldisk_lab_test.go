@@ -223,6 +223,17 @@ func (s *upgraded) allowFiles(most uint64) {
 	}
 }
 
+// refusedFiles counts what tells of EMFILE in what programs of the home have written.
+func (s *upgraded) refusedFiles(said string) int {
+	const emfile = "too many open files"
+	n := strings.Count(said, emfile)
+	for _, path := range []string{s.home.Path("logs", "devopsAgent.log"), s.home.Path("logs", "devopsUpgrader.log"), s.home.Path("logs", "devopsDaemon.log"), s.home.LabPath("keeper")} {
+		text, _ := os.ReadFile(path)
+		n += strings.Count(string(text), emfile)
+	}
+	return n
+}
+
 // TestCrashNoFiles: from some phase of an upgrade on, processes of the home can open few files or none (EMFILE), also new ones. When
 // they can again, all is well by itself.
 func TestCrashNoFiles(t *testing.T) {
@@ -260,7 +271,8 @@ func TestCrashNoFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			number(t, "%d files from state %q on, %q later; %s runs after it", few, strings.TrimPrefix(state, "open-"), strings.TrimPrefix(lacking, "open-"), now.version)
+			number(t, "%d files from state %q on, %q later, refused %d times as far as logs say; %s runs after it", few,
+				strings.TrimPrefix(state, "open-"), strings.TrimPrefix(lacking, "open-"), s.refusedFiles(e.said), now.version)
 			if now.version == target.version {
 				target = s.target()
 			}
