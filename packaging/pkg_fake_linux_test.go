@@ -201,7 +201,7 @@ func fakePlutil(args []string) int {
 		return fail(fmt.Sprint("unknown: ", args))
 	}
 	if text, err = plist.MarshalIndent(keys, plist.XMLFormat, "\t"); err == nil {
-		err = os.WriteFile(name, text, 0o600)
+		err = errors.Join(os.Remove(name), os.WriteFile(name, text, 0o600)) // it is another file afterwards
 	}
 	if err != nil {
 		return fail(err)

@@ -179,7 +179,7 @@ func dir(name string) string { return name[:strings.LastIndexByte(name, '/')] }
 func (e Entry) check() error {
 	clean := e.Path == "." || strings.HasPrefix(e.Path, "./") && "./"+path.Clean(e.Path) == e.Path
 	if !clean || strings.ContainsRune(e.Path, 0) || strings.Contains(e.Path, "/../") || strings.HasSuffix(e.Path, "/..") {
-		return fmt.Errorf("the path %q is not one below .", e.Path)
+		return fmt.Errorf("the path %q is not one below the root", e.Path)
 	}
 	switch e.Mode & TypeMask {
 	case TypeFile:
