@@ -205,6 +205,7 @@ func (m *msiMachine) stop() {
 // TestWineMSI: a package is installed, enrols the machine, is upgraded, refuses to go back, and is removed; home and what the operator
 // wrote stay through all of it.
 func TestWineMSI(t *testing.T) {
+	t.Parallel()
 	m := newMSI(t, "msi")
 	begun := time.Now()
 	m.install("v1.1.0", "GATEWAY="+m.control.URL, `TOKEN_FILE=C:\token`, "NAME=build-7")
@@ -261,6 +262,7 @@ func TestWineMSI(t *testing.T) {
 
 // TestWineMSIKeepsStates: an upgrade leaves the service as it found it, and goes from one pre-release to the next, and not back.
 func TestWineMSIKeepsStates(t *testing.T) {
+	t.Parallel()
 	m := newMSI(t, "msi-states")
 	m.install("v1.1.0", "START=0", "PROJECT=demo")
 	m.mustBe("STOPPED", "START=0")
