@@ -49,6 +49,7 @@ type upgraded struct {
 
 	strangers map[int]int // how often a process was seen that is none of the home's
 	took      time.Duration
+	calmed    string // how long the home took to be calm, and what it waited for last
 	tally     *tally
 }
 
@@ -413,9 +414,19 @@ func (s *upgraded) calm(limit time.Duration) error {
 		}
 		return why == nil
 	}
-	if !lab.Eventually(limit, calm) {
+	begun := time.Now()
+	last := ""
+	noting := func() bool {
+		done := calm()
+		if why != nil {
+			last = why.Error()
+		}
+		return done
+	}
+	if !lab.Eventually(limit, noting) {
 		return fmt.Errorf("not calm after %v: %w", limit, why)
 	}
+	s.calmed = fmt.Sprintf("calm after %.1f s: %.100s", time.Since(begun).Seconds(), last)
 	return nil
 }
 
@@ -569,7 +580,8 @@ func (s *upgraded) follow(ctx context.Context) {
 		known := s.known
 		s.tally.mu.Unlock()
 		s.stages.enter(s.stage(known))
-		if _, err := events.Read(buf); err != nil {
+		_ = events.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // what comes and goes below these is not told
+		if _, err := events.Read(buf); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 	}
@@ -805,6 +817,7 @@ func (s *upgraded) run() error {
 	begun := time.Now()
 	victim, stage := s.strike()
 	<-e.over
+	ended := time.Since(begun)
 	if e.late {
 		return fmt.Errorf("who asked for the upgrade was left waiting: %q", e.said)
 	}
@@ -828,7 +841,7 @@ func (s *upgraded) run() error {
 	s.tally.mu.Lock()
 	s.tally.runs++
 	if took := time.Since(begun); took > s.tally.slowest {
-		s.tally.slowest, s.tally.slow = took, fmt.Sprintf("%s at %q, %s", victim, stage, outcome)
+		s.tally.slowest, s.tally.slow = took, fmt.Sprintf("%s at %q; %s; who asked was told after %.1f s; %s", victim, stage, outcome, ended.Seconds(), s.calmed)
 	}
 	report := s.tally.runs%50 == 0
 	s.tally.mu.Unlock()
