@@ -210,6 +210,7 @@ func debOf(t *testing.T, version string) string {
 
 // TestAnsible: the role and the playbooks, as an operator of a fleet uses them, on three machines.
 func TestAnsible(t *testing.T) {
+	t.Parallel()
 	const first, second = "v1.1.0", "v1.2.0"
 	var old, fresh string
 	var building sync.WaitGroup
