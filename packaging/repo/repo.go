@@ -172,10 +172,10 @@ func (r Repository) publish(ctx context.Context, files []string) (_ Changes, err
 	if err != nil {
 		return Changes{}, err
 	}
-	if err := os.MkdirAll(root, 0o755); err != nil { //nolint:gosec // a web server reads it
+	t := tree{r.disk, root}
+	if err := t.make(); err != nil {
 		return Changes{}, err
 	}
-	t := tree{r.disk, root}
 	unlock, err := t.lock(ctx)
 	if err != nil {
 		return Changes{}, err

@@ -52,6 +52,17 @@ func (t tree) size(name string) int64 {
 	return info.Size()
 }
 
+// make makes the root if it is not there. Everybody may read it then, whatever the umask: a web server does.
+func (t tree) make() error {
+	if _, err := os.Stat(t.root); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(t.root, 0o755); err != nil { //nolint:gosec // see above
+		return err
+	}
+	return os.Chmod(t.root, 0o755) //nolint:gosec // see above
+}
+
 // mkdir makes a directory and those above it.
 func (t tree) mkdir(name string) error {
 	if name == "." || name == "/" {
