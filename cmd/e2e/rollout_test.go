@@ -86,7 +86,7 @@ func TestRollout(t *testing.T) {
 		if code != 0 {
 			t.Fatal("no token")
 		}
-		enroll := exec.Command(home.Path("devopsAgent"), "enroll", "--gateway", c.URL)
+		enroll := exec.Command(home.Path("devopsAgent"), "enroll", "--gateway", c.URL, "--home", home.Dir) // not an agent that the machine has
 		enroll.Stdin = strings.NewReader(token)
 		if out, err := enroll.CombinedOutput(); err != nil {
 			t.Fatalf("enroll: %v\n%s", err, out)
