@@ -590,7 +590,8 @@ func certificate(t *testing.T, dir, word string) (pfx, ca string) {
 func TestAuthenticode(t *testing.T) {
 	tool(t, "osslsigncode", "osslsigncode")
 	tool(t, "openssl", "openssl")
-	dir := t.TempDir()
+	dir, temporary := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", temporary)
 	const word = "a pass word"
 	pfx, ca := certificate(t, dir, word)
 	m := msiSample(t, "v1.2.4", "amd64")
@@ -664,7 +665,7 @@ func TestAuthenticode(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("the wrong passphrase: %v", err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "sign-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(temporary, "sign-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
