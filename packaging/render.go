@@ -91,7 +91,8 @@ func Cask(version string, p Published) (string, error) {
 	fmt.Fprintf(&b, "cask %q do\n  version %q\n  sha256 %q\n\n  url %q\n  name %q\n  desc %q\n  homepage %q\n\n", name, v.String(), strings.ToLower(p.SHA256), p.URL, name,
 		strings.ToUpper(summary[:1])+summary[1:], homepage)
 	fmt.Fprintf(&b, "  depends_on macos: \">= :monterey\"\n\n  pkg %q\n\n", path.Base(p.URL))
-	fmt.Fprintf(&b, "  uninstall launchctl: %q,\n            pkgutil:   %q\n\n", layout.Name, pkgID)
+	fmt.Fprintf(&b, "  uninstall launchctl: %q,\n            script:    {\n              executable: %q,\n              sudo:       true,\n            },\n            pkgutil:   %q\n\n", layout.Name,
+		path.Join(layout.Vendor, "uninstall"), pkgID)
 	fmt.Fprintf(&b, "  zap trash: [\n    %q,\n    %q,\n  ]\n\n", path.Dir(layout.Config), layout.Home)
 	fmt.Fprintf(&b, "  caveats <<~EOS\n    Make this machine an agent of a server:\n      sudo devopsAgent enroll --gateway URL --token-file FILE\n  EOS\nend\n")
 	return b.String(), nil

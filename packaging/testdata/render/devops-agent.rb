@@ -12,6 +12,10 @@ cask "devops-agent" do
   pkg "devops-agent-1.2.3.pkg"
 
   uninstall launchctl: "org.devops-agent.agent",
+            script:    {
+              executable: "/usr/local/libexec/devops-agent/uninstall",
+              sudo:       true,
+            },
             pkgutil:   "org.devops-agent.pkg"
 
   zap trash: [
