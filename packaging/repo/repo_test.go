@@ -573,6 +573,10 @@ func TestFilesForMachines(t *testing.T) {
 	if got := read("devops-agent.repo"); got != strings.Replace(want, "gpgcheck=1\ngpgkey", "gpgcheck=0\ngpgkey", 1) {
 		t.Errorf("with an rpm that is not signed: %q", got)
 	}
+	publish(t, r) // which reads it from the repository
+	if got := read("devops-agent.repo"); !strings.Contains(got, "\ngpgcheck=0\n") {
+		t.Errorf("later: %q", got)
+	}
 	for name, ring := range map[string]func() ([]byte, error){"devops-agent.gpg": func() ([]byte, error) { return Public(aKey(t)) }, "devops-agent.asc": func() ([]byte, error) { return ArmouredPublic(aKey(t)) }} {
 		if data, err := ring(); err != nil || read(name) != string(data) {
 			t.Errorf("%s: %q, %v", name, read(name), err)
