@@ -92,7 +92,7 @@ func msiDatabase(m Manifest, content map[string][]byte) (*msi.Database, error) {
 }
 
 func (t tables) properties(m Manifest, core string) {
-	secure := []string{"NEWER", "OLDER", "SAME", "SAME_PLACE", "SERVICE_IMAGE", "SERVICE_START", "SERVICE_STOPPED", "START"}
+	secure := []string{"NEWER", "OLDER", "SAME", "SAME_PLACE", "SERVICE_MODE", "SERVICE_START", "SERVICE_STOPPED", "START"}
 	for _, a := range msiAnswers() {
 		secure = append(secure, a.property, "LAST_"+a.property)
 	}
@@ -305,9 +305,10 @@ func (t tables) registry(m Manifest, c components, place int) {
 	}
 	locate("SAME_PLACE", "Place", windows.AnswersKey, "Place")
 	locate("SERVICE_START", "ServiceStart", servicesAt+s.Name, "Start")
-	locate("SERVICE_IMAGE", "ServiceImage", servicesAt+s.Name, "ImagePath")
-	locate("SERVICE_STOPPED", "ServiceStopped", windows.StoppedKey(s.Name), windows.StoppedValue)
-	registry = append(registry, []any{"Stopped", rootMachine, windows.StoppedKey(s.Name), windows.StoppedValue, "#1", "Stopped"})
+	locate("SERVICE_MODE", "ServiceMode", windows.NotesKey(s.Name), windows.ModeValue)
+	locate("SERVICE_STOPPED", "ServiceStopped", windows.NotesKey(s.Name), windows.StoppedValue)
+	registry = append(registry, []any{"Mode", rootMachine, windows.NotesKey(s.Name), windows.ModeValue, "[ServiceMode]", "ImagePath"})
+	registry = append(registry, []any{"Stopped", rootMachine, windows.NotesKey(s.Name), windows.StoppedValue, "#1", "Stopped"})
 	for _, v := range s.Registry() { // those that no other table can say: the event source, and the quotes
 		if component, ok := msiRegistered(c, v); ok {
 			registry = append(registry, []any{"Service_" + v.Name, rootMachine, v.Key, v.Name, msiValue(v, s), component})
@@ -421,7 +422,7 @@ func (t tables) actions() {
 	for _, a := range msiAnswers() {
 		set("Remember"+a.value, a.property, "[LAST_"+a.property+"]", "NOT "+a.property+" AND LAST_"+a.property)
 	}
-	set("RememberMode", "ServiceMode", "session", `SERVICE_IMAGE >< " session --home "`)
+	set("RememberMode", "ServiceMode", "session", `SERVICE_MODE="session"`)
 	t.add("CustomAction", "Action s72 key, Type i2, Source S72, Target S255, ExtendedType I4", custom...)
 
 	both := append([][]any{

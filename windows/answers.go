@@ -20,8 +20,12 @@ const (
 )
 
 // StoppedValue says that somebody stopped a service, or never had it started, so that the installer leaves it stopped at an
-// upgrade: REG_DWORD 1 in StoppedKey, and nothing for a service that is to run.
+// upgrade: REG_DWORD 1 in NotesKey, and nothing for a service that is to run.
 const StoppedValue = "Stopped"
 
-// StoppedKey is the key of a service's StoppedValue below HKEY_LOCAL_MACHINE. It is below the service's own, and goes with it.
-func StoppedKey(name string) string { return servicesKey + name + `\Parameters` }
+// ModeValue is the first word of a service's command line, REG_SZ "service" or "session", which an upgrade keeps.
+const ModeValue = "Mode"
+
+// NotesKey is the key of a service's StoppedValue and ModeValue below HKEY_LOCAL_MACHINE. It is below the service's own, and goes
+// with it.
+func NotesKey(name string) string { return servicesKey + name + `\Parameters` }

@@ -29,23 +29,28 @@ func ReadAnswers() (a Answers, err error) {
 	return a, nil
 }
 
-// NoteStopped writes down that somebody stopped a service, or that it was started.
-func NoteStopped(name string, stopped bool) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("note whether service %s is to run: %w", name, err)
+// NoteStarted writes down that a service was started, and the first word of its command line.
+func NoteStarted(name, mode string) error {
+	return note(name, func(key registry.Key) error {
+		if err := key.DeleteValue(StoppedValue); err != nil && !errors.Is(err, registry.ErrNotExist) {
+			return err
 		}
-	}()
-	key, _, err := registry.CreateKey(registry.LOCAL_MACHINE, StoppedKey(name), registry.SET_VALUE)
+		return key.SetStringValue(ModeValue, mode)
+	})
+}
+
+// NoteStopped writes down that somebody stopped a service.
+func NoteStopped(name string) error {
+	return note(name, func(key registry.Key) error { return key.SetDWordValue(StoppedValue, 1) })
+}
+
+func note(name string, write func(registry.Key) error) error {
+	key, _, err := registry.CreateKey(registry.LOCAL_MACHINE, NotesKey(name), registry.SET_VALUE)
+	if err == nil {
+		err = errors.Join(write(key), key.Close())
+	}
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	if stopped {
-		return key.SetDWordValue(StoppedValue, 1)
-	}
-	if err := key.DeleteValue(StoppedValue); !errors.Is(err, registry.ErrNotExist) {
-		return err
+		return fmt.Errorf("note how service %s is to run: %w", name, err)
 	}
 	return nil
 }

@@ -116,7 +116,11 @@ func (f *frame) Execute(_ []string, requests <-chan svc.ChangeRequest, status ch
 		f.err = err
 		return false, 0
 	}
-	f.noteStopped(false)
+	mode := "service"
+	if f.session {
+		mode = "session"
+	}
+	f.noted(windows.NoteStarted(f.name, mode))
 	job, err := newJob()
 	if err != nil { // the agent is kept all the same; only what a killed one leaves cannot be ended
 		log.Warn("Agent runs without a job object", "err", err)
@@ -167,10 +171,10 @@ func (f *frame) safe() error {
 	return nil
 }
 
-// noteStopped leaves a note for the installer, which starts at an upgrade what nobody has stopped.
-func (f *frame) noteStopped(stopped bool) {
-	if err := windows.NoteStopped(f.name, stopped); err != nil {
-		f.options.Log.Warn("Upgrade by the installer may start or stop the service", "err", err)
+// noted says when a note for the installer was not written: at an upgrade, it starts what nobody has stopped.
+func (f *frame) noted(err error) {
+	if err != nil {
+		f.options.Log.Warn("Upgrade by the installer may start the service, or change its mode", "err", err)
 	}
 }
 
@@ -231,7 +235,7 @@ func (f *frame) serve(d *service.Daemon, requests <-chan svc.ChangeRequest, stat
 			case svc.Interrogate:
 				status <- now
 			case svc.Stop: // the agent itself ends its builds after drain.timeout
-				f.noteStopped(true)
+				f.noted(windows.NoteStopped(f.name))
 				stop(-1)
 			case svc.PreShutdown:
 				stop(windows.ShutdownDrain(time.Duration(1<<63 - 1)))

@@ -218,6 +218,9 @@ func TestWineMSI(t *testing.T) {
 	m.mustBe("RUNNING", "the installation")
 	m.registered()
 	m.noSecrets()
+	if mode := m.registry(windows.NotesKey(msiService))["mode"]; mode != "service" {
+		t.Errorf("the mode is noted as %q", mode)
+	}
 	if out, code := m.run(msiVendor+`\devopsAgent.exe`, "status"); code != 0 || !strings.Contains(out, "v1.1.0") {
 		t.Errorf("status: exit code %d: %s", code, out)
 	}
@@ -296,12 +299,11 @@ func TestWineMSIKeepsStates(t *testing.T) {
 	}
 
 	m.install("v1.1.0", "START=0")
-	key := `HKLM\SYSTEM\CurrentControlSet\Services\` + msiService
-	if out, code := m.run("reg", "add", key, "/v", "ImagePath", "/t", "REG_EXPAND_SZ", "/d", `"`+msiVendor+`\devopsDaemon.exe" session --home "`+msiHome+`"`, "/f"); code != 0 {
+	if out, code := m.run("reg", "add", `HKLM\`+windows.NotesKey(msiService), "/v", windows.ModeValue, "/d", "session", "/f"); code != 0 { // as the daemon notes
 		t.Fatal(out)
 	}
 	m.install("v1.2.0")
-	if got := m.registry(strings.TrimPrefix(key, `HKLM\`))["imagepath"]; !strings.Contains(got, `" session --home "`) {
+	if got := m.registry(`SYSTEM\CurrentControlSet\Services\` + msiService)["imagepath"]; !strings.Contains(got, `" session --home "`) {
 		t.Errorf("the session mode is lost: %s", got)
 	}
 }
