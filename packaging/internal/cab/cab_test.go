@@ -108,6 +108,9 @@ func TestChecksum(t *testing.T) {
 func TestDamageIsAnError(t *testing.T) {
 	b := write(t, File{"a", noon, noise(3000)}, File{"b", noon, []byte(strings.Repeat("x", 500))})
 	for i := range b {
+		if i > 200 && i%3 != 0 { // every byte of the index, some of the rest
+			continue
+		}
 		bad := bytes.Clone(b)
 		bad[i] ^= 0x41
 		_, err := Read(bad, plenty)
@@ -118,7 +121,7 @@ func TestDamageIsAnError(t *testing.T) {
 			t.Fatalf("byte %d was changed unseen", i)
 		}
 	}
-	for size := range b {
+	for size := 0; size < len(b); size += 3 {
 		if _, err := Read(b[:size], plenty); !errors.Is(err, ErrFormat) {
 			t.Fatalf("cut to %d bytes: %v", size, err)
 		}

