@@ -291,6 +291,7 @@ func TestPackagesDebTransitions(t *testing.T) { testTransitions(t, "deb") }
 func TestPackagesRpmTransitions(t *testing.T) { testTransitions(t, "rpm") }
 
 func testTransitions(t *testing.T, kind string) {
+	t.Parallel()
 	table := &transitions{cells: map[string]map[string]string{}}
 	t.Cleanup(func() { publish(t, kind, table.String()) })
 	for _, state := range serviceStates() {
