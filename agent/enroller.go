@@ -54,6 +54,7 @@ type Enroller struct {
 	health health
 	how    atomic.Pointer[config.Enrolment] // what was found last; nil while nothing says how to enrol
 	unread atomic.Pointer[error]            // why what says so cannot be used
+	waits  atomic.Bool                      // it could not enrol at once
 	stop   chan struct{}                    // of one element: told to end
 }
 
@@ -65,7 +66,7 @@ func NewEnroller(o Options, getenv func(string) string) *Enroller {
 	}
 	e.teller = newTeller(o.Notify, o.Log, &e.pulse)
 	e.teller.sentence = e.sentence
-	e.teller.answered = func() bool { return false }
+	e.teller.answered = e.waits.Load // a service that has to wait is ready: nobody else is to wait with it
 	e.teller.stopping = func() bool { return false }
 	e.teller.idle = e.teller.stopping
 	return e
@@ -134,6 +135,7 @@ func (e *Enroller) try(ctx context.Context) (id string) {
 			tried, next = how, time.Now().Add(pause/2+jitter(pause/2))
 			pause = min(2*pause, enrolMost)
 		}
+		e.waits.Store(true)
 		e.teller.changed()
 		e.pulse.within(loop, look+slack)
 		timer := time.NewTimer(look)
