@@ -70,7 +70,11 @@ func NewHome(t T, p Programs, o HomeOptions) *Home {
 	}
 	// Other accounts must get through to the tree: builds can run as one.
 	for _, dir := range []string{filepath.Dir(root), root} {
-		fail(os.Chmod(dir, 0o755)) //nolint:gosec // see above
+		info, err := os.Stat(dir)
+		fail(err)
+		if open := info.Mode() | 0o055; open != info.Mode() { // it may be /tmp, which has rights of its own
+			fail(os.Chmod(dir, open)) //nolint:gosec // see above
+		}
 	}
 	for _, dir := range []string{h.Dir, h.Lab, h.User, filepath.Join(h.Lab, "runs")} {
 		fail(os.MkdirAll(dir, 0o755)) //nolint:gosec // see above
