@@ -99,7 +99,7 @@ func (e *Enroller) try(ctx context.Context) (id string) {
 	var tried *config.Enrolment
 	var next time.Time
 	pause := enrolFirst
-	waiting, wrong := false, ""
+	waiting, wrong, stamp := false, "", ""
 	for {
 		e.pulse.within(loop, enrolLimit+slack)
 		how, err := e.find()
@@ -118,13 +118,14 @@ func (e *Enroller) try(ctx context.Context) (id string) {
 				waiting = true
 			}
 			tried, wrong = nil, ""
-		case tried != nil && *how == *tried && time.Now().Before(next):
+		case tried != nil && *how == *tried && tokenStamp(how) == stamp && time.Now().Before(next):
 		default:
-			if tried == nil || *how != *tried { // somebody wrote another one: no reason to wait
+			fresh := tokenStamp(how)
+			if tried == nil || *how != *tried || fresh != stamp { // somebody wrote another one: no reason to wait
 				e.o.Log.Info("This machine is no agent yet; enrolling it", "by", how.From, "gateway", how.Gateway)
 				pause = enrolFirst
 			}
-			wrong = ""
+			wrong, stamp = "", fresh
 			id, err := e.once(ctx, how)
 			if err == nil {
 				e.o.Log.Info("Enrolled", "agent", id)
@@ -186,6 +187,18 @@ func (e *Enroller) prove(ctx context.Context) {
 	if e.o.Proved != nil {
 		e.o.Proved()
 	}
+}
+
+// tokenStamp tells two states of a token file apart, without reading it.
+func tokenStamp(how *config.Enrolment) string {
+	if how.TokenFile == "" {
+		return ""
+	}
+	info, err := os.Stat(how.TokenFile)
+	if err != nil {
+		return "none"
+	}
+	return fmt.Sprint(info.Size(), info.Mode(), info.ModTime().UnixNano())
 }
 
 // given is the id that somebody else has given to this home meanwhile: "devopsAgent enroll" beside the waiting service.

@@ -425,7 +425,7 @@ func TestEnrolmentByConfiguration(t *testing.T) {
 	if !lab.Eventually(10*time.Second, func() bool { return askAgent(t, home, control.OpStatus, false, &s) == nil && s.Server.Error != "" }) {
 		t.Fatalf("no status before the enrolment: %s", agent.Output())
 	}
-	if s.Phase != control.Starting || !strings.Contains(s.Server.Error, "install token") {
+	if s.Phase != control.Unenrolled || !strings.Contains(s.Server.Error, "install token") {
 		t.Errorf("status %+v", s)
 	}
 	home.Write("token", token)
