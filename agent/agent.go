@@ -167,11 +167,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	a.adopt(ctx)
-	trial := a.noteTrial()
+	trial, unread := a.noteTrial()
 	var loops sync.WaitGroup
 	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })
 	loops.Go(func() { a.leaver(ctx, func() { stop(nil) }) })
-	prove := func(ctx context.Context) error { return a.prove(ctx, trial) }
+	prove := func(ctx context.Context) error {
+		for unread != nil && sleep(ctx, waitingEvery) {
+			trial, unread = a.noteTrial()
+		}
+		return a.prove(ctx, trial)
+	}
 	for _, loop := range []func(context.Context) error{a.talk, a.sweep, a.address, a.measure, prove, a.tellEnds} {
 		loops.Go(func() {
 			if err := loop(ctx); err != nil {

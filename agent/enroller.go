@@ -168,8 +168,19 @@ func (e *Enroller) prove(ctx context.Context) {
 		e.o.Log.Warn("Open upgrade cannot be read", "err", err)
 		return
 	}
-	if found.State != journal.Trial || found.Record.Reached || !isTrialOf(found.Record, e.o.Log) ||
-		!sleep(ctx, time.Until(e.began.Add(time.Duration(found.Record.Proof)*time.Second))) {
+	if found.State != journal.Trial || found.Record.Reached {
+		return
+	}
+	for {
+		ours, err := isTrialOf(found.Record)
+		if err == nil && !ours || err != nil && !sleep(ctx, look) {
+			return
+		}
+		if err == nil {
+			break
+		}
+	}
+	if !sleep(ctx, time.Until(e.began.Add(time.Duration(found.Record.Proof)*time.Second))) {
 		return
 	}
 	u := &upgrader.Upgrader{Inst: e.o.Installation, Journal: j, GOOS: e.o.GOOS, GOARCH: e.o.GOARCH, Log: e.o.Log,

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
 	"time"
 
@@ -28,7 +27,16 @@ func (a *Agent) prove(ctx context.Context, r *journal.Record) error {
 	if r == nil {
 		return nil
 	}
-	if !isTrialOf(r, a.Log) {
+	ours, err := isTrialOf(r)
+	for err != nil { // out of files, for instance
+		a.Log.Warn("Cannot tell whether this version is on trial, trying on", "upgrade", r.ID, "err", err)
+		if !sleep(ctx, waitingEvery) {
+			return nil
+		}
+		ours, err = isTrialOf(r)
+	}
+	if !ours {
+		a.Log.Warn("Another version is on trial than the one that runs", "upgrade", r.ID)
 		a.awaitTrial(ctx, r.ID)
 		return nil
 	}
@@ -87,14 +95,14 @@ func (a *Agent) proved(r *journal.Record) (settled, waits bool) {
 
 // noteTrial looks whether an upgrade is on trial, before anything is said to the server: meanwhile no other one is asked for. nil is
 // none.
-func (a *Agent) noteTrial() *journal.Record {
+func (a *Agent) noteTrial() (*journal.Record, error) {
 	found, err := a.journal.Current()
 	if err != nil {
 		a.Log.Warn("Open upgrade cannot be read", "err", err)
-		return nil
+		return nil, err
 	}
 	if found.State != journal.Trial {
-		return nil
+		return nil, nil
 	}
 	to := ""
 	if m, ok := found.Record.Of(journal.Agent); ok {
@@ -102,21 +110,17 @@ func (a *Agent) noteTrial() *journal.Record {
 	}
 	a.changes.enter(control.OnTrial, to)
 	a.changes.attempt(found.Record.ID, found.Starts)
-	return found.Record
+	return found.Record, nil
 }
 
 // isTrialOf reports whether this program is what came with an upgrade.
-func isTrialOf(r *journal.Record, log *slog.Logger) bool {
+func isTrialOf(r *journal.Record) (bool, error) {
 	m, ok := r.Of(journal.Agent)
 	if !ok {
-		return true
+		return true, nil
 	}
 	sum, err := ownSum()
-	if err == nil && sum == m.New {
-		return true
-	}
-	log.Warn("Another version is on trial than the one that runs", "upgrade", r.ID, "err", err)
-	return false
+	return sum == m.New, err
 }
 
 // awaitTrial waits for the end of a trial that is not ours.

@@ -62,30 +62,74 @@ func (u *Upgrader) Replace(ctx context.Context, s *Stage, plan journal.Plan) (jd
 		return nil, err
 	}
 	claims := s.handOver(parts...)
-	// From here on the end of ctx does not matter: a crash would be carried on, and so may this be, in a moment.
-	ctx = context.WithoutCancel(ctx)
-	if err := u.Journal.Apply(ctx); err != nil {
+	if err := u.carryOn(ctx, r, s.inv); err != nil {
 		return nil, err
-	}
-	if err := u.applied(r); err != nil {
-		return nil, err
-	}
-	if err := u.probe(ctx, r, s.inv); err != nil {
-		result, uerr := u.Journal.Undo(err.Error(), journal.Last{})
-		if result.Ended == nil {
-			return nil, errors.Join(err, uerr)
-		}
-		return nil, errors.Join(&TakenBackError{result.Ended}, uerr)
 	}
 	for _, p := range []journal.Part{journal.JDK, journal.JDK17} {
 		if m, ok := r.Of(p); ok {
 			jdks = append(jdks, Live{p, u.Inst.Path(m.Live)})
 		}
 	}
-	if _, err := u.Journal.Settle(); err != nil {
-		return jdks, err
-	}
 	return jdks, u.raise(claims)
+}
+
+// carryLimit is how long an upgrade that was written down is tried to be carried out, on a machine that is out of files, memory or
+// disk for a moment.
+const carryLimit = 3 * time.Minute
+
+// carryOn carries an upgrade out that was written down, and tries on while it is neither here nor there. When it cannot, the next
+// start of the agent does.
+func (u *Upgrader) carryOn(ctx context.Context, r *journal.Record, inv *Inventory) error {
+	end := time.Now().Add(carryLimit)
+	for {
+		// From here on the end of ctx does not matter: a crash would be carried on, and so may this be, in a moment.
+		err := u.carry(context.WithoutCancel(ctx), r, inv)
+		found, ferr := u.Journal.Current()
+		over := ferr == nil && (found.Record == nil || found.Record.ID != r.ID)
+		if err == nil || over || time.Now().After(end) {
+			return err
+		}
+		u.Log.Warn("Upgrade not carried out yet, trying on", "upgrade", r.ID, "err", err)
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
+}
+
+// carry does what is left of it. An error is a *TakenBackError when everything is as it was.
+func (u *Upgrader) carry(ctx context.Context, r *journal.Record, inv *Inventory) error {
+	found, err := u.Journal.Current()
+	switch {
+	case err != nil:
+		return err
+	case found.Record == nil || found.Record.ID != r.ID:
+		return u.applied(r)
+	case found.State == journal.Ready:
+		if err := u.Journal.Apply(ctx); err != nil {
+			return err
+		}
+		if err := u.applied(r); err != nil {
+			return err
+		}
+	case found.State != journal.Trial: // half taken back, or half settled
+		if _, err := u.Journal.Undo("", journal.Last{}); err != nil {
+			return err
+		}
+		return u.applied(r)
+	}
+	if err := u.probe(ctx, r, inv); err != nil {
+		result, uerr := u.Journal.Undo(err.Error(), journal.Last{})
+		if result.Ended == nil {
+			return errors.Join(err, uerr)
+		}
+		return errors.Join(&TakenBackError{result.Ended}, uerr)
+	}
+	_, err = u.Journal.Settle()
+	return err
 }
 
 // applied makes sure that Apply did what it was to do: an upgrade that cannot be carried out is taken back by it.
