@@ -159,6 +159,8 @@ func (m Manifest) check() error {
 		return wrong("it has no time")
 	case m.GOARCH == "":
 		return wrong("it has no architecture")
+	case len(m.Files) == 0:
+		return wrong("there is nothing in it")
 	}
 	if _, err := parseVersion(m.Version); err != nil {
 		return wrong("%v", err)
