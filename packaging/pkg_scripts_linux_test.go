@@ -88,7 +88,7 @@ func (m *mac) mkdir(name string, mode fs.FileMode) {
 func (m *mac) write(name, text string, mode fs.FileMode) {
 	m.t.Helper()
 	removeIfThere(m.t, m.at(name))
-	if err := os.WriteFile(m.at(name), []byte(text), 0o600); err != nil {
+	if err := writeProgram(m.at(name), []byte(text)); err != nil {
 		m.t.Fatal(err)
 	}
 	if err := os.Chmod(m.at(name), mode); err != nil {
@@ -144,11 +144,19 @@ func (m *mac) link(from, to string) {
 	}
 	data, err := os.ReadFile(from)
 	if err == nil {
-		err = os.WriteFile(to, data, 0o700)
+		err = writeProgram(to, data)
 	}
 	if err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+// writeProgram writes a file that can be executed at once: no child of a parallel test is forked while the file is open, which
+// would hold it open for writing until it executes something itself (ETXTBSY).
+func writeProgram(path string, data []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, data, 0o700)
 }
 
 // run runs a script in the Mac, with a PATH that must not matter.
