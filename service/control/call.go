@@ -39,9 +39,9 @@ func (e *deniedError) Hint() string {
 var errHungUp = errors.New("it hung up without an answer")
 
 // Call asks a running agent or daemon one question and decodes the answer into answer, which may be nil. It takes at
-// most 5 s. The error is ErrNobody when nobody listens, a *RemoteError when the other end could not do it.
+// most 5 s, a minute for an upgrade or a rollback. The error is ErrNobody when nobody listens, a *RemoteError when the other end could not do it.
 func Call(ctx context.Context, home, role string, r Request, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, timeLimit)
+	ctx, cancel := context.WithTimeout(ctx, r.limit())
 	defer cancel()
 	err := call(ctx, home, role, r, answer)
 	for try := 0; r.Op == OpStatus && errors.Is(err, errHungUp) && try < endings && pause(ctx, ending); try++ {
@@ -97,7 +97,7 @@ func call(ctx context.Context, home, role string, r Request, answer any) error {
 		case context.Cause(ctx) != nil:
 			return fmt.Errorf("no answer: %w", context.Cause(ctx))
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return fmt.Errorf("no answer within %v", timeLimit)
+			return fmt.Errorf("no answer within %v", r.limit())
 		case werr != nil:
 			return &deniedError{fmt.Errorf("%w (%w)", errHungUp, werr)}
 		}

@@ -115,6 +115,21 @@ func TestStatusOfAProcessThatEnds(t *testing.T) {
 	}
 }
 
+// TestAWayBackMayTakeLonger: it reads programs from a disk that may be slow.
+func TestAWayBackMayTakeLonger(t *testing.T) {
+	home := t.TempDir()
+	serve(t, home, func(ctx context.Context, _ Request) (any, error) {
+		until, _ := ctx.Deadline()
+		return time.Until(until), nil
+	})
+	for op, long := range map[Op]bool{OpStatus: false, OpStop: false, OpRollback: true, OpUpgrade: true} {
+		var left time.Duration
+		if err := Call(t.Context(), home, RoleAgent, Request{Op: op}, &left); err != nil || (left > timeLimit) != long || left <= 0 {
+			t.Errorf("%s has %v, %v", op, left, err)
+		}
+	}
+}
+
 func TestHomesOfAnyLength(t *testing.T) {
 	home := t.TempDir()
 	for range 4 {

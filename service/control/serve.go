@@ -25,6 +25,7 @@ const (
 	maxRequest = 4 << 10         // bytes of a question
 	maxAnswer  = 1 << 20         // bytes of an answer
 	timeLimit  = 5 * time.Second // of one exchange, from the connect to the answer
+	workLimit  = time.Minute     // of one that looks through what earlier upgrades left: slow disks take their time
 	askLimit   = time.Second     // of that, until the question has come: who is silent must not keep others waiting
 	maxTalks   = 8               // exchanges at the same time; more wait in the system's queue
 	breath     = 100 * time.Millisecond
@@ -118,19 +119,27 @@ type reply struct {
 	Hint   string          `json:"hint,omitempty"`
 }
 
+// limit is how long an exchange about r may take.
+func (r Request) limit() time.Duration {
+	if r.Op == OpUpgrade || r.Op == OpRollback {
+		return workLimit
+	}
+	return timeLimit
+}
+
 // exchange is one question and one answer.
 func exchange(ctx context.Context, c conn, h Handler) {
-	ctx, cancel := context.WithTimeout(ctx, timeLimit)
+	ctx, cancel := context.WithTimeout(ctx, workLimit)
 	defer cancel()
 	defer func() { _ = c.Close() }()
-	until, _ := ctx.Deadline()
+	began := time.Now()
 	if c.SetDeadline(time.Now().Add(askLimit)) != nil {
 		return
 	}
 	// A question that has not come when we end is not waited for.
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })
 	line, err := readLine(c, maxRequest)
-	if !stop() || c.SetDeadline(until) != nil {
+	if !stop() {
 		return
 	}
 	var out reply
@@ -141,9 +150,15 @@ func exchange(ctx context.Context, c conn, h Handler) {
 	if err == nil {
 		r, err = parseRequest(line)
 	}
+	until := began.Add(r.limit())
+	if c.SetDeadline(until) != nil {
+		return
+	}
 	var answer any
 	if err == nil {
-		answer, err = h(ctx, r)
+		asked, done := context.WithDeadline(ctx, until)
+		answer, err = h(asked, r)
+		done()
 	}
 	if err == nil {
 		out.Answer, err = json.Marshal(answer)
