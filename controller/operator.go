@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// operatorRoutes adds the operator's API. Every call needs "Authorization: Bearer TOKEN". Answers are plain JSON; an
-// error is {"error": TEXT} with status 400, 401, 404 or 500. Members and paths are stable: add, never rename.
+// operatorRoutes adds the operator's API. Every call needs "Authorization: Bearer TOKEN"; readerCalls says which ones a
+// reader may make. Answers are plain JSON; an error is {"error": TEXT} with status 400, 401, 403, 404 or 500. Members and paths are stable: add, never rename.
 func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /version":              s.apiVersion,
-		"GET /agents":               func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Agents(), nil) },
+		"GET /agents":               s.apiAgents,
 		"POST /agents":              s.apiNewAgent,
 		"GET /agents/{id}":          s.apiAgent,
 		"PATCH /agents/{id}":        s.apiChangeAgent,
@@ -32,25 +32,14 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	} {
 		s.operatorRoute(mux, pattern, h)
 	}
-	s.upgradeRoutes(func(pattern string, h http.HandlerFunc) { s.operatorRoute(mux, pattern, h) })
+	add := func(pattern string, h http.HandlerFunc) { s.operatorRoute(mux, pattern, h) }
+	s.upgradeRoutes(add)
+	s.accessRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
 	method, path, _ := strings.Cut(pattern, " ")
-	mux.HandleFunc(method+" /api/v1"+path, s.operator(h))
-}
-
-// operator lets only the operator's token through.
-func (s *Server) operator(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(kind, "Bearer") || !same(strings.TrimSpace(token), string(s.token)) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="operator"`)
-			apiAnswer(w, http.StatusUnauthorized, map[string]string{"error": "the operator's token is missing or wrong"})
-			return
-		}
-		next(w, r)
-	}
+	mux.HandleFunc(method+" /api/v1"+path, s.operator(pattern, h))
 }
 
 func apiAnswer(w http.ResponseWriter, code int, v any) {
@@ -125,9 +114,17 @@ func (s *Server) apiNewAgent(w http.ResponseWriter, r *http.Request) {
 	reply(w, map[string]string{"id": id.Agent, "project": id.Project, "secret": string(id.Secret)}, err)
 }
 
+func (s *Server) apiAgents(w http.ResponseWriter, r *http.Request) {
+	list := s.Agents()
+	for i := range list {
+		list[i] = callerOf(r).shown(list[i])
+	}
+	reply(w, list, nil)
+}
+
 func (s *Server) apiAgent(w http.ResponseWriter, r *http.Request) {
 	a, err := s.FindAgent(r.PathValue("id"))
-	reply(w, a, err)
+	reply(w, callerOf(r).shown(a), err)
 }
 
 func (s *Server) apiChangeAgent(w http.ResponseWriter, r *http.Request) {

@@ -52,6 +52,7 @@ type Server struct {
 	uploaded    map[string]ReleaseFile // by SHA-256: the files of releases, and those that are to become some
 	rollouts    []*rollout             // by number
 	lastRollout int64
+	access      map[string]*accessToken // by id
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -60,7 +61,7 @@ func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), agents: make(map[string]*agent),
 		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
-		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile)}
+		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken)}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -226,7 +227,7 @@ func (s *Server) load(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	for _, load := range []func() error{s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
+	for _, load := range []func() error{s.loadTokens, s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
 		if err := load(); err != nil {
 			return err
 		}

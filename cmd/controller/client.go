@@ -36,8 +36,11 @@ func (e *apiError) Error() string { return e.text }
 
 // Hint says what to do about a refused token.
 func (e *apiError) Hint() string {
-	if e.code == http.StatusUnauthorized {
+	switch e.code {
+	case http.StatusUnauthorized:
 		return "name the right token with --token-file: it is operator.token in the controller's data directory"
+	case http.StatusForbidden:
+		return "name an operator's token with --token-file; devopsController token add --role operator makes one"
 	}
 	return ""
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/devops-agent/devops-agent/controller"
+)
+
+func tokenCommand(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make, list and revoke tokens for the operator API and the web page", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(tokenAddCommand(f), tokenListCommand(f), tokenRevokeCommand(f))
+	return cmd
+}
+
+func tokenAddCommand(f *flags) *cobra.Command {
+	var role, expires string
+	cmd := &cobra.Command{
+		Use: "add NAME", Short: "Make a token and write it to standard output, this once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := controller.NewAccessToken{Name: args[0], Role: controller.Role(role)}
+			if expires != "" {
+				life, err := parseLife(expires)
+				if err != nil {
+					return fmt.Errorf("--expires: %w", err)
+				}
+				in.Expires = int64(life / time.Second)
+			}
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var made struct {
+				Token string `json:"token"`
+				controller.AccessToken
+			}
+			if err := c.call(cmd.Context(), "POST", "/tokens", in, &made); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(made)
+			}
+			_, _ = fmt.Fprintf(f.err, "%s token %s, valid %s; it is not shown again:\n", made.Role, made.Name, until(made.ExpiresAt))
+			_, err = fmt.Fprintln(f.out, made.Token)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&role, "role", string(controller.RoleReader), "read-only or operator")
+	cmd.Flags().StringVar(&expires, "expires", "", "`time` that it is valid: 12h, 90d (default: until it is revoked)")
+	return cmd
+}
+
+func tokenListCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tokens, the newest first, without their texts", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var list []controller.AccessToken
+			if err := c.call(cmd.Context(), "GET", "/tokens", nil, &list); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(list)
+			}
+			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "ID\tNAME\tROLE\tSTATE\tCREATED\tBY\tEXPIRES\tLAST USED")
+			for _, t := range list {
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, plainLine(t.Name), t.Role, t.State, moment(t.CreatedAt), plainLine(t.CreatedBy),
+					moment(t.ExpiresAt), moment(t.UsedAt))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func tokenRevokeCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke ID|NAME", Short: "End a token, its sessions of the web page, and what is under way with it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var gone controller.AccessToken
+			if err := c.call(cmd.Context(), "DELETE", "/tokens/"+url.PathEscape(args[0]), nil, &gone); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(gone)
+			}
+			_, err = fmt.Fprintf(f.out, "token %s (%s) is %s\n", plainLine(gone.Name), gone.ID, gone.State)
+			return err
+		},
+	}
+}
+
+// moment is a time of the API for a person, "-" for none.
+func moment(at int64) string {
+	if at == 0 {
+		return "-"
+	}
+	return time.UnixMilli(at).Format(time.DateTime)
+}
+
+// until is how long something is valid, for a person.
+func until(at int64) string {
+	if at == 0 {
+		return "until it is revoked"
+	}
+	return "until " + moment(at)
+}
+
+// parseLife reads how long something shall be valid: a duration of Go's, or whole days as in 90d.
+func parseLife(text string) (time.Duration, error) {
+	life, err := time.ParseDuration(text)
+	if days, isDays := strings.CutSuffix(text, "d"); isDays {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 15)
+		life = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || life < time.Second {
+		return 0, fmt.Errorf("%q: a time like 45m, 12h or 90d, please", text)
+	}
+	return life, nil
+}
