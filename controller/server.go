@@ -97,7 +97,7 @@ func (s *Server) open() (err error) {
 	if s.token, err = operatorToken(s.opts.Dir); err != nil {
 		return err
 	}
-	if s.store, err = openStore(path); err != nil {
+	if s.store, err = openStore(path, s.log); err != nil {
 		return damaged(path, fmt.Errorf("open the data base: %w", err))
 	}
 	return damaged(path, s.load(time.Now()))

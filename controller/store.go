@@ -5,13 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
-// schema is the whole data base. Records are kept as JSON beside the columns that are searched; a build's spec
+// schema is version 1 of the data base (migrate.go has the later ones). Records are kept as JSON beside the columns that are searched; a build's spec
 // never changes and is written once. Log lines are kept in the portions in which they were acknowledged.
 const schema = `
 CREATE TABLE IF NOT EXISTS agent (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
@@ -22,14 +24,12 @@ CREATE TABLE IF NOT EXISTS log (build INTEGER NOT NULL, last INTEGER NOT NULL, l
 	PRIMARY KEY (build, last)) STRICT;
 CREATE TABLE IF NOT EXISTS log_batch (build INTEGER PRIMARY KEY, last INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS token (hash TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS access_token (id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, doc TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS script (id INTEGER PRIMARY KEY, agent TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS script_agent ON script (agent);
 CREATE TABLE IF NOT EXISTS release (version TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rollout (id INTEGER PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rollout_agent (rollout INTEGER NOT NULL, agent TEXT NOT NULL, doc TEXT NOT NULL,
-	PRIMARY KEY (rollout, agent)) STRICT;
-PRAGMA user_version = 1;`
+	PRIMARY KEY (rollout, agent)) STRICT;`
 
 // store is the data base: one writer that commits whatever has gathered while the last commit was under way, and
 // readers that are not held up by it. It starts no goroutine: whoever waits for a commit first makes it.
@@ -54,8 +54,8 @@ type ticket struct {
 	err   error // valid after done
 }
 
-// openStore opens or creates the data base file, or one in memory when path is "".
-func openStore(path string) (*store, error) {
+// openStore opens or creates the data base file, or one in memory when path is "", and brings it to the newest version.
+func openStore(path string, log *slog.Logger) (*store, error) {
 	memory := path == ""
 	dsn := ":memory:"
 	if !memory {
@@ -67,8 +67,8 @@ func openStore(path string) (*store, error) {
 		if err := f.Close(); err != nil {
 			return nil, err
 		}
-		u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path)}
-		dsn = u.String() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate"
+		sweepCopies(path)
+		dsn = fileURI(path) + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate"
 	}
 	st := &store{lead: make(chan struct{}, 1), lastLine: make(map[int64]int64)}
 	var err error
@@ -79,9 +79,9 @@ func openStore(path string) (*store, error) {
 	st.write.SetMaxIdleConns(1)
 	st.write.SetConnMaxLifetime(0)
 	st.read = st.write
-	if _, err := st.write.Exec(schema); err != nil {
+	if err := migrate(st.write, path, steps(), time.Now(), log); err != nil {
 		_ = st.write.Close()
-		return nil, fmt.Errorf("prepare it: %w", err)
+		return nil, err
 	}
 	if !memory {
 		if st.read, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
@@ -92,6 +92,12 @@ func openStore(path string) (*store, error) {
 		st.read.SetMaxIdleConns(4)
 	}
 	return st, nil
+}
+
+// fileURI names a data base file for SQLite, whatever is in its path.
+func fileURI(path string) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path)}
+	return u.String()
 }
 
 // close commits what is pending and ends the data base.
