@@ -40,6 +40,8 @@ func readerCalls() []string {
 		"GET /releases",
 		"GET /rollouts",
 		"GET /rollouts/{id}",
+		"GET /runs",
+		"GET /runs/{id}",
 		"GET /tokens",
 	}
 }

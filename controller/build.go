@@ -17,7 +17,7 @@ import (
 // State is where a build or a step is in its life.
 type State string
 
-// The states of a build: queued, handed (given to an agent, no worker yet), running, and three ends.
+// The states of a build: waiting (see Blocked), queued, handed (given to an agent, no worker yet), running, and three ends.
 // A step is pending, running, succeeded, failed, skipped or cancelled.
 const (
 	Queued    State = "queued"
@@ -56,6 +56,10 @@ type Build struct {
 	Steps           []StepState       `json:"steps"`
 	Variables       map[string]string `json:"variables,omitempty"` // of the build file and reported by steps; sensitive ones are ******
 	Report          *AgentReport      `json:"report,omitempty"`
+	Run             string            `json:"run,omitempty"` // id of the run that it belongs to
+	RunNumber       int64             `json:"runNumber,omitempty"`
+	Job             string            `json:"job,omitempty"` // of the run's file
+	Matrix          map[string]string `json:"matrix,omitempty"`
 }
 
 // StepState is one step of a Build.
@@ -90,6 +94,8 @@ type build struct {
 	Vars        map[string]string `json:"vars,omitempty"`        // reported by steps
 	Hidden      []string          `json:"hidden,omitempty"`      // names in Vars that are sensitive
 	WorkerError string            `json:"workerError,omitempty"` // from submit_error
+	Given       map[string]string `json:"given,omitempty"`       // outputs of the jobs that this one needed
+	GivenHidden []string          `json:"givenHidden,omitempty"` // names in Given that are sensitive
 
 	spec     Spec
 	text     string        // of spec, as stored
@@ -142,6 +148,12 @@ func (b *build) view() Build {
 	for name, value := range b.spec.Variables {
 		v.Variables[name] = value.String()
 	}
+	for name, value := range b.Given {
+		if b.hides(name) || b.reveals(value) {
+			value = masked
+		}
+		v.Variables[name] = value
+	}
 	for name, value := range b.Vars {
 		if b.hides(name) || b.reveals(value) {
 			value = masked
@@ -152,7 +164,7 @@ func (b *build) view() Build {
 }
 
 func (b *build) hides(name string) bool {
-	return b.spec.Variables[name].Sensitive || slices.Contains(b.Hidden, name)
+	return b.spec.Variables[name].Sensitive || slices.Contains(b.Hidden, name) || slices.Contains(b.GivenHidden, name)
 }
 
 // reveals reports whether a value that a step reported has a sensitive one in it. Very short ones are nearly everywhere
@@ -163,7 +175,9 @@ func (b *build) reveals(value string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(b.GivenHidden, func(name string) bool {
+		return len(b.Given[name]) >= 3 && strings.Contains(value, b.Given[name])
+	})
 }
 
 // job is what an agent gets (protocol §1.6.7).
@@ -187,6 +201,7 @@ func (b *build) variables(vmName string) wire.BuildVariables {
 	for name, v := range b.spec.Variables {
 		values[name] = v.Value
 	}
+	maps.Copy(values, b.Given)
 	maps.Copy(values, b.Vars)
 	typed := make([]wire.TypedVariable, 0, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -198,6 +213,9 @@ func (b *build) variables(vmName string) wire.BuildVariables {
 		typed = append(typed, wire.TypedVariable{Key: name, Value: values[name], ValueType: kind, Sensitive: &sensitive})
 	}
 	job, container := jobID, vmBuild
+	if b.Job != "" {
+		job = b.Job
+	}
 	return wire.BuildVariables{Build: b.ID, VMSeq: vmSeq, VMName: vmName, Project: b.Project, Pipeline: b.Pipeline,
 		Variables: values, VariablesWithType: typed, BuildEnvs: []wire.BuildEnv{}, ContainerID: containerID,
 		ContainerHashID: b.Hash, JobID: &job, TimeoutMills: b.limit().Milliseconds(), ContainerType: &container,

@@ -30,6 +30,9 @@ func steps() []step {
 	return []step{
 		{"make the first tables", statements(schema)},
 		{"add tokens with roles", statements(`CREATE TABLE IF NOT EXISTS access_token (id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, doc TEXT NOT NULL) STRICT`)},
+		{"add runs", statements(`CREATE TABLE run (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, active INTEGER NOT NULL,
+			spec TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+			CREATE INDEX run_active ON run (number) WHERE active = 1`)},
 	}
 }
 

@@ -35,6 +35,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	add := func(pattern string, h http.HandlerFunc) { s.operatorRoute(mux, pattern, h) }
 	s.upgradeRoutes(add)
 	s.accessRoutes(add)
+	s.runRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {

@@ -21,23 +21,10 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 	if !label.MatchString(project) {
 		return Build{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(project, 64))}
 	}
-	spec.Steps = slices.Clone(spec.Steps)
-	if err := spec.check(); err != nil {
-		return Build{}, &InputError{Err: err}
-	}
-	text := jsonText(spec)
-	if len(text) > maxSpec {
-		return Build{}, &InputError{Err: fmt.Errorf("build: longer than %d bytes", maxSpec)}
-	}
-	if err := json.Unmarshal([]byte(text), &spec); err != nil { // our own copy, maps included
-		return Build{}, err
-	}
 	now := time.Now()
-	b := &build{spec: spec, text: text, Hash: "c-" + randomHex(16), since: now, beat: now, asked: now, changed: make(chan struct{})}
-	b.Build = Build{ID: "b-" + randomHex(16), Name: spec.Name, Project: project, Pipeline: pipelineID(project, spec.Name),
-		State: Queued, Labels: spec.Labels, QueuedAt: millis(now)}
-	for _, step := range spec.Steps {
-		b.Steps = append(b.Steps, StepState{ID: step.ID, Task: "e-" + randomHex(16), Name: step.Name, State: Pending})
+	b, err := newBuild(project, spec, now)
+	if err != nil {
+		return Build{}, err
 	}
 	s.mu.Lock()
 	if s.closed {
@@ -48,7 +35,7 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 	b.Number = s.lastNumber
 	t := s.save(b)
 	s.mu.Unlock()
-	err := t.wait()
+	err = t.wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -60,6 +47,28 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 	s.log.Info("Build queued", "build", b.ID, "name", b.Name)
 	s.dispatch(time.Now())
 	return b.view(), nil
+}
+
+// newBuild makes the record of a build that is to be queued; it has no number yet.
+func newBuild(project string, spec Spec, now time.Time) (*build, error) {
+	spec.Steps = slices.Clone(spec.Steps)
+	if err := spec.check(); err != nil {
+		return nil, &InputError{Err: err}
+	}
+	text := jsonText(spec)
+	if len(text) > maxSpec {
+		return nil, &InputError{Err: fmt.Errorf("build: longer than %d bytes", maxSpec)}
+	}
+	if err := json.Unmarshal([]byte(text), &spec); err != nil { // our own copy, maps included
+		return nil, err
+	}
+	b := &build{spec: spec, text: text, Hash: "c-" + randomHex(16), since: now, beat: now, asked: now, changed: make(chan struct{})}
+	b.Build = Build{ID: "b-" + randomHex(16), Name: spec.Name, Project: project, Pipeline: pipelineID(project, spec.Name),
+		State: Queued, Labels: spec.Labels, QueuedAt: millis(now)}
+	for _, step := range spec.Steps {
+		b.Steps = append(b.Steps, StepState{ID: step.ID, Task: "e-" + randomHex(16), Name: step.Name, State: Pending})
+	}
+	return b, nil
 }
 
 var errClosed = errors.New("the controller is being stopped")
@@ -209,7 +218,9 @@ func (s *Server) finish(b *build, state State, message string, now time.Time) *t
 		delete(s.builds, s.ended[0].ID)
 		s.ended = s.ended[1:]
 	}
-	return s.save(b)
+	t := s.save(b)
+	s.settleRun(b, now)
+	return t
 }
 
 // Cancel ends a build. One that has not started is over at once; a running one is over when its worker has killed

@@ -53,6 +53,8 @@ type Server struct {
 	rollouts    []*rollout             // by number
 	lastRollout int64
 	access      map[string]*accessToken // by id
+	runs        map[string]*run         // those that are not over
+	lastRun     int64
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -232,6 +234,9 @@ func (s *Server) load(now time.Time) error {
 			return err
 		}
 	}
+	if err := s.loadRuns(now); err != nil {
+		return err
+	}
 	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastNumber) }, `SELECT coalesce(max(number), 0) FROM build`)
 }
 
@@ -292,6 +297,7 @@ func (s *Server) lapse(now time.Time) {
 			s.poke(s.agents[c.Agent])
 		}
 	}
+	s.lapseRuns()
 	s.lapseRollouts(now)
 	if s.files.changed() {
 		for _, a := range s.agents {

@@ -164,7 +164,8 @@ func (e *SpecError) Unwrap() error { return e.Err }
 
 // Hint lists the keys.
 func (e *SpecError) Hint() string {
-	return "keys of a build: name, labels, variables, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed"
+	return "keys of a build: name, labels, variables, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
+		"of a file with jobs: name, labels, variables, timeout, jobs; of a job: needs, always, matrix, labels, variables, timeout, workspace, steps"
 }
 
 // ParseSpec reads a build file. Unknown keys are errors that name the line. The result has been checked and its

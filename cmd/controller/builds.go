@@ -64,6 +64,9 @@ func took(from, to int64) string {
 func (f *flags) showBuild(b controller.Build) error {
 	w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintf(w, "build\t#%d %s\nname\t%s\nstate\t%s\nagent\t%s %s\n", b.Number, b.ID, plainLine(b.Name), b.State, plainLine(b.AgentHost), b.Agent)
+	if b.Run != "" {
+		_, _ = fmt.Fprintf(w, "run\t#%d %s\n", b.RunNumber, b.Run)
+	}
 	if b.Message != "" {
 		_, _ = fmt.Fprintf(w, "message\t%s\n", plainLine(b.Message))
 	}

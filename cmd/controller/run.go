@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"regexp"
@@ -46,7 +47,18 @@ more words are one command and its arguments.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, err := specOf(cmd, args)
+			data, err := buildFile(cmd, args)
+			if err != nil {
+				return err
+			}
+			if controller.HasJobs(data) {
+				in, err := newRun(data, project, name, timeout, labels, variables)
+				if err != nil {
+					return err
+				}
+				return f.runJobs(cmd.Context(), in, detach)
+			}
+			spec, err := specOf(args, data)
 			if err != nil {
 				return err
 			}
@@ -54,16 +66,16 @@ more words are one command and its arguments.`,
 				spec.Name = name
 			}
 			spec.Labels = append(spec.Labels, labels...)
-			for _, v := range variables {
-				key, value, found := strings.Cut(v, "=")
-				if !found {
-					return fmt.Errorf("--var %s: NAME=VALUE, please", v)
-				}
+			set, err := assignments(variables)
+			if err != nil {
+				return err
+			}
+			for key, v := range set {
 				if spec.Variables == nil {
 					spec.Variables = make(map[string]controller.Variable)
 				}
-				old := spec.Variables[key]
-				spec.Variables[key] = controller.Variable{Value: value, Sensitive: old.Sensitive}
+				v.Sensitive = spec.Variables[key].Sensitive
+				spec.Variables[key] = v
 			}
 			if timeout != "" {
 				if spec.Timeout, err = controller.ParseDuration(timeout); err != nil {
@@ -83,21 +95,39 @@ more words are one command and its arguments.`,
 	return cmd
 }
 
-func specOf(cmd *cobra.Command, args []string) (controller.Spec, error) {
-	if cmd.ArgsLenAtDash() == 0 {
-		return controller.Spec{Name: "run", Steps: []controller.Step{{Name: firstLine(args[0]), Script: commandLine(args)}}}, nil
+// assignments reads the values of --var.
+func assignments(list []string) (map[string]controller.Variable, error) {
+	set := make(map[string]controller.Variable, len(list))
+	for _, v := range list {
+		key, value, found := strings.Cut(v, "=")
+		if !found {
+			return nil, fmt.Errorf("--var %s: NAME=VALUE, please", v)
+		}
+		set[key] = controller.Variable{Value: value}
 	}
-	var data []byte
-	var err error
+	return set, nil
+}
+
+// buildFile reads the build file that is named, nil when a command is given instead.
+func buildFile(cmd *cobra.Command, args []string) (data []byte, err error) {
+	if cmd.ArgsLenAtDash() == 0 {
+		return nil, nil
+	}
 	if args[0] == "-" {
-		var b strings.Builder
-		_, err = bufio.NewReader(cmd.InOrStdin()).WriteTo(&b)
-		data = []byte(b.String())
+		data, err = io.ReadAll(cmd.InOrStdin())
 	} else {
 		data, err = os.ReadFile(args[0])
 	}
 	if err != nil {
-		return controller.Spec{}, fmt.Errorf("read the build file: %w", err)
+		return nil, fmt.Errorf("read the build file: %w", err)
+	}
+	return data, nil
+}
+
+// specOf is the build of a file, or of a command.
+func specOf(args []string, data []byte) (controller.Spec, error) {
+	if data == nil {
+		return controller.Spec{Name: "run", Steps: []controller.Step{{Name: firstLine(args[0]), Script: commandLine(args)}}}, nil
 	}
 	return controller.ParseSpec(data)
 }

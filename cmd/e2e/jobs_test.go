@@ -1,0 +1,123 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/devops-agent/devops-agent/cmd/internal/lab"
+)
+
+// seenRun is a run as the controller shows it.
+type seenRun struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
+	Jobs  []struct {
+		Job   string `json:"job"`
+		Build string `json:"build"`
+		Name  string `json:"name"`
+		State string `json:"state"`
+	} `json:"jobs"`
+}
+
+func findRun(t *testing.T, c *lab.Controller, id string) (r seenRun) {
+	t.Helper()
+	out, code := c.Run("", "runs", "--json", id)
+	if code != 0 || json.Unmarshal([]byte(out), &r) != nil {
+		t.Fatalf("runs %s: %d %s", id, code, out)
+	}
+	return r
+}
+
+// runOver waits for the end of a run.
+func runOver(t *testing.T, c *lab.Controller, id string) (r seenRun) {
+	t.Helper()
+	if !lab.Eventually(2*time.Minute, func() bool {
+		r = findRun(t, c, id)
+		return r.State != "queued" && r.State != "running"
+	}) {
+		t.Fatalf("run is %+v\n%s", r, c.Log())
+	}
+	return r
+}
+
+// TestJobsOfARun: jobs with needs, a matrix and outputs through the real programs; a failure, what is skipped, and what
+// runs nevertheless; a kill -9 of the controller in the middle.
+func TestJobsOfARun(t *testing.T) {
+	t.Parallel()
+	c := lab.NewController(t, programs(t))
+	home, _ := enrolled(t, c)
+	out, code := c.Run(`name: chain
+jobs:
+  build:
+    steps:
+      - id: make
+        script: |
+          echo "::set-output name=count::forty-two"
+  test:
+    needs: build
+    matrix: {go: ["1.25", 1.30]}
+    steps:
+      - script: echo "got ${{ jobs.build.steps.make.outputs.count }} with ${{ matrix.go }} in $LEVEL"
+        env: {LEVEL: "level-${{ matrix.go }}"}
+  tell:
+    needs: [test]
+    steps: [{script: "echo it is ${{ jobs.test.result }}"}]
+`, "run", "-")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s\n%s", code, out, home.Log())
+	}
+	for _, want := range []string{"test (1.25) | got forty-two with 1.25 in level-1.25\n", "test (1.30) | got forty-two with 1.30 in level-1.30\n",
+		"tell        | it is succeeded\n", "── run #1 succeeded [4 succeeded, "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+
+	stop := home.LabPath("stop")
+	out, code = c.Run(`name: fails
+jobs:
+  first:
+    steps: [{script: "while [ ! -e `+stop+` ]; do sleep 0.1; done; exit 3"}]
+  second:
+    needs: first
+    steps: [{script: echo never}]
+  third:
+    needs: second
+    always: true
+    steps: [{script: "echo second was ${{ jobs.second.result }}"}]
+`, "run", "--detach", "-")
+	if code != 0 {
+		t.Fatal("not submitted")
+	}
+	id := strings.TrimSpace(out)
+	if !lab.Eventually(time.Minute, func() bool { return findRun(t, c, id).Jobs[0].State == "running" }) {
+		t.Fatalf("%+v\n%s", findRun(t, c, id), home.Log())
+	}
+	c.Kill()
+	if err := os.WriteFile(stop, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Start()
+	r := runOver(t, c, id)
+	if r.State != "failed" || r.Jobs[0].State != "failed" || r.Jobs[1].State != "skipped" || r.Jobs[2].State != "succeeded" {
+		t.Errorf("%+v", r)
+	}
+	if out, _ := c.Run("", "logs", r.Jobs[2].Build); !strings.Contains(out, "second was skipped") {
+		t.Errorf("log of the last:\n%s", out)
+	}
+	out, code = c.Run("", "runs", "rerun", id)
+	if code != 0 {
+		t.Fatal("not run again")
+	}
+	if again := runOver(t, c, strings.TrimSpace(out)); again.State != "failed" || again.ID == id {
+		t.Errorf("%+v", again)
+	}
+	if _, code := c.Run("jobs:\n  a:\n    needs: a\n    steps: [{script: x}]\n", "run", "-"); code != 1 {
+		t.Errorf("a circle ended with code %d", code)
+	}
+}
