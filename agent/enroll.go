@@ -324,7 +324,7 @@ func (e *tokenError) Error() string {
 // Hint says where a token comes from.
 func (e *tokenError) Hint() string {
 	if e.code == http.StatusBadRequest || e.code == http.StatusUnauthorized {
-		return "the token is wrong or older than three days; make a new one (devopsController enroll-token, or BK-CI's batch install page)"
+		return "the token is wrong, used up, revoked or expired (after three days, unless made otherwise); make a new one (devopsController enroll-token, or BK-CI's batch install page)"
 	}
 	return ""
 }

@@ -43,6 +43,7 @@ func readerCalls() []string {
 		"GET /runs",
 		"GET /runs/{id}",
 		"GET /tokens",
+		"GET /enroll-tokens",
 	}
 }
 

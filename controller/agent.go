@@ -24,6 +24,7 @@ type Agent struct {
 	Created  int64            `json:"created"`
 	LinkHash string           `json:"linkHash,omitempty"` // of the key in the package address that an installer was given
 	LinkEnds int64            `json:"linkEnds,omitempty"`
+	LinkFrom string           `json:"linkFrom,omitempty"` // id of the enrolment token that the installer had
 
 	HostName      string          `json:"hostName,omitempty"`
 	IP            string          `json:"ip,omitempty"`
@@ -218,14 +219,16 @@ func (s *Server) nextOverdue(a *agent, asked, until time.Time) time.Time {
 // saveAgent enqueues a record.
 func (s *Server) saveAgent(a *agent) *ticket {
 	id, doc := a.ID, jsonText(a.Agent)
-	return s.store.enqueue(func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO agent (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, id, doc)
-		return err
-	}, func(err error) {
+	return s.store.enqueue(func(tx *sql.Tx) error { return putAgent(tx, id, doc) }, func(err error) {
 		if err != nil {
 			s.log.Error("An agent's record could not be written", "agent", id, "err", err)
 		}
 	})
+}
+
+func putAgent(tx *sql.Tx, id, doc string) error {
+	_, err := tx.Exec(`INSERT INTO agent (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, id, doc)
+	return err
 }
 
 // NewAgent is what an agent record is made from.

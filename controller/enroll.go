@@ -4,10 +4,8 @@ import (
 	"archive/zip"
 	"bytes"
 	"crypto/sha256"
-	"database/sql"
 	_ "embed"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -31,68 +29,14 @@ var windowsScript string
 // Seven-digit codes of enrolment. Texts and codes beyond the one of the protocol are ours (protocol Appendix B, U-4).
 const (
 	codeAgentOnline = 2105058 // the agent is still online (protocol §5.4)
-	codeNoToken     = 2105001 // token or key missing, wrong or expired
+	codeNoToken     = 2105001 // token or key missing, wrong, expired, revoked or used up
 	codeNoAgent     = 2105002 // no such agent for this token
 )
-
-// enrolToken is a stored token. Its text is known to its owner only.
-type enrolToken struct {
-	Project string   `json:"project"`
-	Labels  []string `json:"labels,omitempty"`
-	Expires int64    `json:"expires"` // milliseconds since 1970
-}
 
 // hash is what is stored of a token or a key: they have 256 random bits, so one round is enough.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
-}
-
-// EnrolToken makes a token by which machines enrol themselves into a project ("" is DefaultProject) until it expires.
-// Agents enrolled with it get the labels.
-func (s *Server) EnrolToken(project string, labels []string) (token wire.Secret, expires time.Time, err error) {
-	if project == "" {
-		project = DefaultProject
-	}
-	if !label.MatchString(project) {
-		return "", time.Time{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(project, 64))}
-	}
-	if err := checkLabels(labels); err != nil {
-		return "", time.Time{}, &InputError{Err: err}
-	}
-	now := time.Now()
-	expires = now.Add(s.opts.TokenLife)
-	token = wire.Secret(randomHex(32))
-	sum, doc, dead := hash(string(token)), jsonText(enrolToken{Project: project, Labels: labels, Expires: millis(expires)}), millis(now)
-	t := s.store.enqueue(func(tx *sql.Tx) error {
-		if _, err := tx.Exec(`DELETE FROM token WHERE json_extract(doc, '$.expires') < ?`, dead); err != nil {
-			return err
-		}
-		_, err := tx.Exec(`INSERT INTO token (hash, doc) VALUES (?, ?)`, sum, doc)
-		return err
-	}, nil)
-	return token, expires, t.wait()
-}
-
-// enrolment returns the token that a request carries, nil when there is none or it is not valid.
-func (s *Server) enrolment(r *http.Request) (*enrolToken, error) {
-	text := r.Header.Get(wire.HeaderInstallToken)
-	if text == "" {
-		return nil, nil
-	}
-	var doc string
-	err := s.store.each(func(scan func(...any) error) error { return scan(&doc) }, `SELECT doc FROM token WHERE hash = ?`, hash(text))
-	if err != nil || doc == "" {
-		return nil, err
-	}
-	var t enrolToken
-	if err := json.Unmarshal([]byte(doc), &t); err != nil {
-		return nil, err
-	}
-	if time.Now().UnixMilli() >= t.Expires {
-		return nil, nil
-	}
-	return &t, nil
 }
 
 func refuseCode(w http.ResponseWriter, code int, message string) {
@@ -102,64 +46,26 @@ func refuseCode(w http.ResponseWriter, code int, message string) {
 // batchInstall is GET X/{os}/batchInstall (protocol §5.3): it makes an agent record, or takes the one of reInstallId if
 // that belongs to the token's project (weakness W-54), and answers the install script.
 func (s *Server) batchInstall(w http.ResponseWriter, r *http.Request) {
-	token, err := s.enrolment(r)
-	if err != nil {
-		s.internal(w, "read a token", err)
-		return
-	}
-	if token == nil {
-		refuseCode(w, codeNoToken, "the install token is missing, wrong or expired")
-		return
-	}
-	system := strings.ToLower(r.PathValue("os"))
-	id := r.URL.Query().Get("reInstallId")
-	if id == "" {
-		identity, err := s.CreateAgent(NewAgent{Project: token.Project, OS: system, Labels: token.Labels})
-		var input *InputError
-		if errors.As(err, &input) {
-			refuse(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		if err != nil {
-			s.internal(w, "make an agent record", err)
-			return
-		}
-		id = identity.Agent
-	}
-	key := randomHex(32)
-	s.mu.Lock()
-	a := s.agents[id]
+	record, key, err := s.enrol(r.Header.Get(wire.HeaderInstallToken), strings.ToLower(r.PathValue("os")), r.URL.Query().Get("reInstallId"))
+	var refused *enrolError
+	var input *InputError
 	switch {
-	case a == nil || a.Project != token.Project || a.Status == wire.Deleted:
-		s.mu.Unlock()
-		refuseCode(w, codeNoAgent, "no such agent in the project of this token")
-		return
-	case a.Status == wire.ImportOK:
-		s.mu.Unlock()
-		refuseCode(w, codeAgentOnline, "this agent is still online")
-		return
+	case errors.As(err, &refused):
+		refuseCode(w, refused.code, refused.text)
+	case errors.As(err, &input):
+		refuse(w, http.StatusBadRequest, err.Error())
+	case err != nil:
+		s.internal(w, "make an agent record", err)
+	default:
+		s.log.Info("Install script fetched", "agent", record.ID, "project", record.Project, "os", record.OS)
+		s.sendScript(w, r, record, key)
 	}
-	a.LinkHash, a.LinkEnds = hash(key), token.Expires
-	t := s.saveAgent(a)
-	record := a.Agent
-	s.mu.Unlock()
-	if err := t.wait(); err != nil {
-		s.internal(w, "write an agent record", err)
-		return
-	}
-	s.log.Info("Install script fetched", "agent", id, "project", record.Project, "os", record.OS)
-	s.sendScript(w, r, record, key)
 }
 
 // admitted returns the record of {id} to whom may have its package: the holder of the key in the package address or of
 // an install token of the project, or the agent itself. The id alone is not enough (weakness W-53), and an agent that
 // is online is refused. Where it returns false it has answered.
 func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (Agent, bool) {
-	token, err := s.enrolment(r)
-	if err != nil {
-		s.internal(w, "read a token", err)
-		return Agent{}, false
-	}
 	id, project := r.PathValue("id"), r.Header.Get(wire.HeaderProject)
 	key := r.URL.Query().Get("key")
 	s.mu.Lock()
@@ -168,13 +74,14 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (Agent, bool) 
 	may := a != nil && a.Status != wire.Deleted && (project == "" || project == a.Project)
 	if may {
 		byKey := key != "" && a.LinkHash != "" && millis(time.Now()) < a.LinkEnds && same(hash(key), a.LinkHash)
-		byToken := token != nil && token.Project == a.Project
+		token := s.enrolTokens[hash(r.Header.Get(wire.HeaderInstallToken))]
+		byToken := token != nil && token.admits(a, time.Now())
 		bySecret := same(r.Header.Get(wire.HeaderSecret), string(a.Secret))
 		may = byKey || byToken || bySecret
 	}
 	switch {
 	case !may:
-		refuseCode(w, codeNoToken, "no package: the key in the address or the install token is missing, wrong or expired")
+		refuseCode(w, codeNoToken, "no package: the key in the address or the install token is missing, wrong, expired or revoked")
 		return Agent{}, false
 	case a.Status == wire.ImportOK:
 		refuseCode(w, codeAgentOnline, "this agent is still online")

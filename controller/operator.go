@@ -23,7 +23,6 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"GET /agents/{id}/metrics":  s.apiMetrics,
 		"POST /agents/{id}/scripts": s.apiNewScript,
 		"GET /scripts/{id}":         s.apiScript,
-		"POST /enroll-tokens":       s.apiEnrolToken,
 		"POST /builds":              s.apiSubmit,
 		"GET /builds":               s.apiBuilds,
 		"GET /builds/{id}":          s.apiBuild,
@@ -36,6 +35,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	s.upgradeRoutes(add)
 	s.accessRoutes(add)
 	s.runRoutes(add)
+	s.enrolTokenRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
@@ -190,18 +190,6 @@ func (s *Server) apiScript(w http.ResponseWriter, r *http.Request) {
 	}
 	found, err := s.FindScript(id)
 	reply(w, found, err)
-}
-
-func (s *Server) apiEnrolToken(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Project string   `json:"project"`
-		Labels  []string `json:"labels"`
-	}
-	if !apiRead(w, r, &in) {
-		return
-	}
-	token, expires, err := s.EnrolToken(in.Project, in.Labels)
-	reply(w, map[string]any{"token": string(token), "expiresAt": millis(expires)}, err)
 }
 
 func (s *Server) apiSubmit(w http.ResponseWriter, r *http.Request) {

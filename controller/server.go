@@ -55,6 +55,7 @@ type Server struct {
 	access      map[string]*accessToken // by id
 	runs        map[string]*run         // those that are not over
 	lastRun     int64
+	enrolTokens map[string]*enrolToken // by digest
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -63,7 +64,7 @@ func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), agents: make(map[string]*agent),
 		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
-		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken)}
+		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken), enrolTokens: make(map[string]*enrolToken)}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -229,7 +230,7 @@ func (s *Server) load(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	for _, load := range []func() error{s.loadTokens, s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
+	for _, load := range []func() error{s.loadTokens, s.loadEnrolTokens, s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
 		if err := load(); err != nil {
 			return err
 		}

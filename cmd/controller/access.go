@@ -135,3 +135,105 @@ func parseLife(text string) (time.Duration, error) {
 	}
 	return life, nil
 }
+
+func enrollTokenCommand(f *flags) *cobra.Command {
+	var in controller.NewEnrolToken
+	var expires string
+	var more []string
+	cmd := &cobra.Command{
+		Use: "enroll-token", Short: "Make a token by which machines enrol themselves, for three days unless told otherwise; list and revoke them", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if expires != "" {
+				life, err := parseLife(expires)
+				if err != nil {
+					return fmt.Errorf("--expires: %w", err)
+				}
+				in.Expires = int64(life / time.Second)
+			}
+			in.Labels = append(in.Labels, more...)
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var made struct {
+				Token string `json:"token"`
+				controller.EnrolTokenInfo
+			}
+			if err := c.call(cmd.Context(), "POST", "/enroll-tokens", in, &made); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(made)
+			}
+			machines := ""
+			if made.Uses == 1 {
+				machines = " for one machine"
+			} else if made.Uses > 1 {
+				machines = fmt.Sprintf(" for %d machines", made.Uses)
+			}
+			_, _ = fmt.Fprintf(f.err, "valid until %s%s; on the machine: devopsAgent enroll --gateway %s, and give it this token:\n", moment(made.ExpiresAt), machines, c.base)
+			_, err = fmt.Fprintln(f.out, made.Token)
+			return err
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&in.Project, "project", "", "project (default "+controller.DefaultProject+")")
+	fl.StringSliceVar(&in.Labels, "label", nil, "label of the agents that enrol with it (may be repeated)")
+	fl.StringSliceVar(&more, "labels", nil, "the same, several at once: `L,…`")
+	fl.IntVar(&in.Uses, "uses", 0, "`number` of machines that may enrol with it; 0 is any number")
+	fl.StringVar(&expires, "expires", "", "`time` that it is valid: 45m, 12h, 90d (default 3d)")
+	fl.StringVar(&in.Note, "note", "", "`text` for the list: what it is for")
+	cmd.AddCommand(enrollTokenListCommand(f), enrollTokenRevokeCommand(f))
+	return cmd
+}
+
+func enrollTokenListCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List enrolment tokens, the newest first, without their texts", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var list []controller.EnrolTokenInfo
+			if err := c.call(cmd.Context(), "GET", "/enroll-tokens", nil, &list); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(list)
+			}
+			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "ID\tPROJECT\tSTATE\tUSED\tEXPIRES\tCREATED\tBY\tLABELS\tNOTE")
+			for _, t := range list {
+				used := strconv.Itoa(t.Used)
+				if t.Uses > 0 {
+					used += " of " + strconv.Itoa(t.Uses)
+				}
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, plainLine(t.Project), t.State, used, moment(t.ExpiresAt), moment(t.CreatedAt),
+					plainLine(t.CreatedBy), strings.Join(t.Labels, ","), plainLine(t.Note))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func enrollTokenRevokeCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke ID", Short: "End an enrolment token; agents that run stay", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var gone controller.EnrolTokenInfo
+			if err := c.call(cmd.Context(), "DELETE", "/enroll-tokens/"+url.PathEscape(args[0]), nil, &gone); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(gone)
+			}
+			_, err = fmt.Fprintf(f.out, "enrolment token %s is %s; %d enrolled with it\n", gone.ID, gone.State, gone.Used)
+			return err
+		},
+	}
+}

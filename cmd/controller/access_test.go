@@ -113,6 +113,33 @@ func TestTokensOnTheCommandLine(t *testing.T) {
 	}
 }
 
+func TestEnrolmentTokensOnTheCommandLine(t *testing.T) {
+	d := newDesk(t)
+	out, errs, err := d.run(d.token, "enroll-token", "--uses", "2", "--expires", "1h", "--labels", "gpu,big", "--label", "linux-x", "--note", "rack 4")
+	if err != nil || strings.Count(out, "\n") != 1 || !strings.Contains(errs, "for 2 machines; on the machine: devopsAgent enroll --gateway "+d.url) {
+		t.Fatalf("%q %q %v", out, errs, err)
+	}
+	var list []controller.EnrolTokenInfo
+	if err := json.Unmarshal([]byte(d.must("enroll-token", "list", "--json")), &list); err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if got := list[0]; strings.Join(got.Labels, " ") != "linux-x gpu big" || got.Uses != 2 || got.Note != "rack 4" || got.ExpiresAt-got.CreatedAt != 3600_000 {
+		t.Errorf("%+v", got)
+	}
+	text := d.must("enroll-token", "list")
+	if strings.Contains(text, strings.TrimSpace(out)) || !strings.Contains(text, "0 of 2") || !strings.Contains(text, "rack 4") {
+		t.Errorf("listed:\n%s", text)
+	}
+	if out := d.must("enroll-token", "revoke", list[0].ID); !strings.Contains(out, "is revoked; 0 enrolled") {
+		t.Errorf("revoke: %s", out)
+	}
+	for _, args := range [][]string{{"enroll-token", "--expires", "x"}, {"enroll-token", "--uses", "-1"}, {"enroll-token", "revoke", "nothing"}, {"enroll-token", "lst"}} {
+		if _, _, err := d.run(d.token, args...); err == nil {
+			t.Errorf("%s succeeds", args)
+		}
+	}
+}
+
 func TestHowLongSomethingIsValid(t *testing.T) {
 	for text, want := range map[string]time.Duration{"90d": 90 * 24 * time.Hour, "12h": 12 * time.Hour, "1h30m": 90 * time.Minute,
 		"": 0, "d": 0, "-1d": 0, "1.5d": 0, "0d": 0, "0s": 0, "-1h": 0, "9999999d": 0, "soon": 0} {

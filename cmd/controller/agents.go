@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -133,39 +132,6 @@ func deleteCommand(f *flags) *cobra.Command {
 			return err
 		},
 	}
-}
-
-func enrollTokenCommand(f *flags) *cobra.Command {
-	var in struct {
-		Project string   `json:"project"`
-		Labels  []string `json:"labels,omitempty"`
-	}
-	cmd := &cobra.Command{
-		Use: "enroll-token", Short: "Make a token by which machines enrol themselves for three days", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.open()
-			if err != nil {
-				return err
-			}
-			var made struct {
-				Token     string `json:"token"`
-				ExpiresAt int64  `json:"expiresAt"` // milliseconds since 1970
-			}
-			if err := c.call(cmd.Context(), "POST", "/enroll-tokens", in, &made); err != nil {
-				return err
-			}
-			if f.json {
-				return f.printJSON(made)
-			}
-			_, _ = fmt.Fprintf(f.err, "valid until %s; on the machine: devopsAgent enroll --gateway %s, and give it this token:\n",
-				time.UnixMilli(made.ExpiresAt).Format(time.DateTime), c.base)
-			_, err = fmt.Fprintln(f.out, made.Token)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&in.Project, "project", "", "project (default "+controller.DefaultProject+")")
-	cmd.Flags().StringSliceVar(&in.Labels, "label", nil, "label of the agents that enrol with it (may be repeated)")
-	return cmd
 }
 
 func pipelineCommand(f *flags) *cobra.Command {
