@@ -53,6 +53,7 @@ type Build struct {
 	FinishedAt      int64             `json:"finishedAt,omitempty"`
 	HandOuts        int               `json:"handOuts,omitempty"` // how often it was given to an agent
 	CancelRequested bool              `json:"cancelRequested,omitempty"`
+	LogGone         bool              `json:"logGone,omitempty"` // its log was removed: it was too old, or too much was there
 	Steps           []StepState       `json:"steps"`
 	Variables       map[string]string `json:"variables,omitempty"` // of the build file and reported by steps; sensitive ones are ******
 	Report          *AgentReport      `json:"report,omitempty"`
@@ -107,6 +108,7 @@ type build struct {
 	lastSave *ticket
 	start    *ticket // of the answer to "started", nil when an earlier process gave it
 	lines    int64   // in the log, as far as this process knows
+	removed  bool    // too old: nothing of it is written any more
 }
 
 const (

@@ -48,6 +48,11 @@ func (s *Server) logLines(kind string, many bool) http.HandlerFunc {
 		}
 		s.mu.Lock()
 		b.beat = time.Now()
+		if b.LogGone { // half a log says less than none
+			s.mu.Unlock()
+			ok(w, true)
+			return
+		}
 		full := b.lines >= s.opts.MaxLogLines
 		var t *ticket
 		if !full {

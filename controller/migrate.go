@@ -33,6 +33,7 @@ func steps() []step {
 		{"add runs", statements(`CREATE TABLE run (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, active INTEGER NOT NULL,
 			spec TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 			CREATE INDEX run_active ON run (number) WHERE active = 1`)},
+		{"add counters and indexes for retention", statements(tablesForRetention)},
 	}
 }
 

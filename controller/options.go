@@ -24,6 +24,10 @@ type Options struct {
 	UpgradeSoak   time.Duration // …one that reports it is upgraded for good when it has not said so before; 90 s (a bad version is gone by then)
 	TokenLife     time.Duration // of an enrolment token; 3 days
 	ScriptWithin  time.Duration // a pipeline script fetched but not begun is offered again; 1 min
+	KeepBuilds    time.Duration // builds that ended so long ago are removed, and scripts; 0 keeps them
+	KeepLogs      time.Duration // …and the logs of builds that did; 0 keeps them
+	KeepBytes     int64         // the oldest logs, then builds, are removed while the data base uses more; 0 is no limit
+	KeepEvery     time.Duration // how often that is looked at; 1 h
 	MaxHandOuts   int           // a build handed out so often without a start fails; 10
 	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
 
@@ -58,6 +62,7 @@ func (o Options) withDefaults() Options {
 		{&o.UpgradeSoak, 90 * time.Second},
 		{&o.TokenLife, 3 * 24 * time.Hour},
 		{&o.ScriptWithin, time.Minute},
+		{&o.KeepEvery, time.Hour},
 		{&o.AskSpacing, 3 * time.Second},
 		{&o.StatusSpacing, 3 * time.Second},
 		{&o.HeartbeatSpacing, 4 * time.Second},

@@ -58,7 +58,8 @@ func (s *Server) loadScripts() error {
 	if err != nil {
 		return err
 	}
-	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastScript) }, `SELECT coalesce(max(id), 0) FROM script`)
+	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastScript) }, `SELECT max((SELECT coalesce(max(id), 0) FROM script),
+		(SELECT coalesce(max(value), 0) FROM counter WHERE name = ?))`, countScripts)
 }
 
 func (s *Server) saveScript(c *script) *ticket {

@@ -238,7 +238,8 @@ func (s *Server) load(now time.Time) error {
 	if err := s.loadRuns(now); err != nil {
 		return err
 	}
-	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastNumber) }, `SELECT coalesce(max(number), 0) FROM build`)
+	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastNumber) }, `SELECT max((SELECT coalesce(max(number), 0) FROM build),
+		(SELECT coalesce(max(value), 0) FROM counter WHERE name = ?))`, countBuilds)
 }
 
 func scanBuild(scan func(...any) error, now time.Time) (*build, error) {
@@ -258,6 +259,9 @@ func scanBuild(scan func(...any) error, now time.Time) (*build, error) {
 // Run looks after the timers until ctx is done: silent agents and workers, builds that were handed out and never
 // begun, limits, and changes that the disk refused.
 func (s *Server) Run(ctx context.Context) error {
+	var housework sync.WaitGroup
+	defer housework.Wait()
+	housework.Go(func() { s.keep(ctx) })
 	tick := time.NewTicker(s.opts.tick())
 	defer tick.Stop()
 	for {
@@ -375,6 +379,9 @@ func (s *Server) Token() wire.Secret { return s.token }
 
 // save enqueues the state of a build. Call it with the lock held, and wait for the ticket without it.
 func (s *Server) save(b *build) *ticket {
+	if b.removed {
+		return s.store.enqueue(func(*sql.Tx) error { return nil }, nil)
+	}
 	doc, err := json.Marshal(b)
 	active := 1
 	if b.State.Over() {

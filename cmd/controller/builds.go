@@ -70,6 +70,9 @@ func (f *flags) showBuild(b controller.Build) error {
 	if b.Message != "" {
 		_, _ = fmt.Fprintf(w, "message\t%s\n", plainLine(b.Message))
 	}
+	if b.LogGone {
+		_, _ = fmt.Fprintf(w, "log\tremoved: it was too old, or too much was there\n")
+	}
 	for i, s := range b.Steps {
 		_, _ = fmt.Fprintf(w, "step %d\t%s\t%s\t%s\t%s\n", i+1, plainLine(s.Name), s.State, took(s.StartedAt, s.FinishedAt), plainLine(s.Message))
 	}
@@ -84,8 +87,9 @@ func logsCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "logs ID", Short: "Show the log of a build", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var after int64
+			var after, shown int64
 			show := func(e event) error {
+				shown++
 				if f.json {
 					return f.printJSON(e)
 				}
@@ -99,7 +103,21 @@ func logsCommand(f *flags) *cobra.Command {
 				_, err := f.follow(cmd.Context(), args[0], 0, show)
 				return err
 			}
-			return f.stream(cmd.Context(), args[0], false, show, &after)
+			if err := f.stream(cmd.Context(), args[0], false, show, &after); err != nil || shown > 0 {
+				return err
+			}
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var b controller.Build
+			if err := c.call(cmd.Context(), "GET", "/builds/"+url.PathEscape(args[0]), nil, &b); err != nil {
+				return err
+			}
+			if b.LogGone {
+				return fmt.Errorf("the log of build #%d was removed: it was too old, or too much was there", b.Number)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more until the build is over")

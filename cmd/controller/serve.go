@@ -32,6 +32,7 @@ type endpoint struct {
 func serveCommand(f *flags) *cobra.Command {
 	var listen, level string
 	var o controller.Options
+	keep := retentionFlags{builds: days(90 * 24 * time.Hour), logs: days(30 * 24 * time.Hour), bytes: 10 << 30}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the controller until it is told to stop", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,11 +47,13 @@ func serveCommand(f *flags) *cobra.Command {
 				o.PublicURL = wire.BaseURL(o.PublicURL)
 			}
 			o.Dir, o.Version = f.dir(), cli.Version()
+			keep.set(&o)
 			o.Log = slog.New(slog.NewTextHandler(f.err, &slog.HandlerOptions{Level: min}))
 			return f.serve(cmd.Context(), listen, o)
 		},
 	}
 	fl := cmd.Flags()
+	keep.add(fl)
 	fl.StringVar(&listen, "listen", "127.0.0.1:21800", "`address` to listen on; port 0 picks a free one")
 	fl.StringVar(&o.PublicURL, "public-url", "", "`address` by which machines reach this controller (default: what each of them called)")
 	fl.StringVar(&o.Repo, "repo", "", "`directory` of a package repository, as packager makes it, to serve below /repo/ to everybody")
