@@ -44,6 +44,7 @@ func readerCalls() []string {
 		"GET /runs/{id}",
 		"GET /tokens",
 		"GET /enroll-tokens",
+		"GET /audit",
 	}
 }
 
@@ -328,7 +329,6 @@ func callerOf(r *http.Request) caller {
 
 // operator lets callers through whose role suffices for the call.
 func (s *Server) operator(pattern string, next http.HandlerFunc) http.HandlerFunc {
-	required := requiredRole(pattern)
 	return func(w http.ResponseWriter, r *http.Request) {
 		kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		c, known := caller{}, false
@@ -340,14 +340,23 @@ func (s *Server) operator(pattern string, next http.HandlerFunc) http.HandlerFun
 			apiAnswer(w, http.StatusUnauthorized, map[string]string{"error": "the operator's token is missing or wrong, or was revoked or has expired"})
 			return
 		}
-		if !c.Role.may(required) {
-			apiAnswer(w, http.StatusForbidden, map[string]string{"error": forbidden(c, pattern)})
-			return
-		}
-		ctx, end := s.whileValid(context.WithValue(r.Context(), callerKey{}, c), c)
-		defer end()
-		next(w, r.WithContext(ctx))
+		s.admit(w, r, c, pattern, next)
 	}
+}
+
+// admit makes a call of the operator's API on behalf of a caller whose token is valid, if their role suffices: from the
+// API, or from a page that they have signed in to.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, c caller, pattern string, next http.HandlerFunc) {
+	if !c.Role.may(requiredRole(pattern)) {
+		if audited(pattern) {
+			s.finishAudit(s.audit(r, c, pattern), http.StatusForbidden)
+		}
+		apiAnswer(w, http.StatusForbidden, map[string]string{"error": forbidden(c, pattern)})
+		return
+	}
+	ctx, end := s.whileValid(context.WithValue(r.Context(), callerKey{}, c), c)
+	defer end()
+	s.withAudit(w, r.WithContext(ctx), c, pattern, next)
 }
 
 // forbidden says why a caller may not make a call.
@@ -370,6 +379,7 @@ func (c caller) shown(a AgentInfo) AgentInfo {
 
 // accessRoutes adds the operator's calls about tokens.
 func (s *Server) accessRoutes(add func(pattern string, h http.HandlerFunc)) {
+	add("GET /audit", s.apiAudit)
 	add("GET /tokens", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Tokens(), nil) })
 	add("POST /tokens", func(w http.ResponseWriter, r *http.Request) {
 		var in NewAccessToken

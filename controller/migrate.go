@@ -34,6 +34,7 @@ func steps() []step {
 			spec TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 			CREATE INDEX run_active ON run (number) WHERE active = 1`)},
 		{"add counters and indexes for retention", statements(tablesForRetention)},
+		{"add the audit log", statements(`CREATE TABLE audit (id INTEGER PRIMARY KEY, doc TEXT NOT NULL) STRICT`)},
 	}
 }
 

@@ -44,6 +44,9 @@ func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.Handle
 }
 
 func apiAnswer(w http.ResponseWriter, code int, v any) {
+	if aw, noted := w.(*auditWriter); noted && code == http.StatusOK {
+		aw.made(v)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	enc := json.NewEncoder(w)

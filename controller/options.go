@@ -29,6 +29,7 @@ type Options struct {
 	KeepBytes     int64         // the oldest logs, then builds, are removed while the data base uses more; 0 is no limit
 	KeepEvery     time.Duration // how often that is looked at; 1 h
 	MaxHandOuts   int           // a build handed out so often without a start fails; 10
+	MaxAudit      int           // entries of the audit log; older ones are forgotten; 100,000
 	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
 
 	AskSpacing       time.Duration // between two calls of ask; 3 s
@@ -74,6 +75,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxHandOuts <= 0 {
 		o.MaxHandOuts = 10
+	}
+	if o.MaxAudit <= 0 {
+		o.MaxAudit = 100_000
 	}
 	if o.MaxLogLines <= 0 {
 		o.MaxLogLines = 2_000_000

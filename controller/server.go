@@ -56,6 +56,7 @@ type Server struct {
 	runs        map[string]*run         // those that are not over
 	lastRun     int64
 	enrolTokens map[string]*enrolToken // by digest
+	lastAudit   int64
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -230,7 +231,7 @@ func (s *Server) load(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	for _, load := range []func() error{s.loadTokens, s.loadEnrolTokens, s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
+	for _, load := range []func() error{s.loadTokens, s.loadEnrolTokens, s.loadAudit, s.loadScripts, s.loadReleases, func() error { return s.loadRollouts(now) }} {
 		if err := load(); err != nil {
 			return err
 		}

@@ -237,3 +237,39 @@ func enrollTokenRevokeCommand(f *flags) *cobra.Command {
 		},
 	}
 }
+
+func auditCommand(f *flags) *cobra.Command {
+	var limit int
+	var before int64
+	cmd := &cobra.Command{
+		Use: "audit", Short: "List what operators did, the newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			var list []controller.AuditEntry
+			q := url.Values{"limit": {strconv.Itoa(limit)}, "before": {strconv.FormatInt(before, 10)}}
+			if err := c.call(cmd.Context(), "GET", "/audit?"+q.Encode(), nil, &list); err != nil {
+				return err
+			}
+			if f.json {
+				return f.printJSON(list)
+			}
+			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "ID\tAT\tWHO\tROLE\tFROM\tDID\tTO\tOUTCOME")
+			for _, e := range list {
+				from := e.Address
+				if e.Via != "" {
+					from += " (" + e.Via + ")"
+				}
+				_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, moment(e.At), plainLine(e.Who), e.Role, plainLine(from), e.Verb,
+					plainLine(strings.TrimSpace(e.Object+" "+e.Name)), e.Outcome)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().IntVar(&limit, "limit", 50, "how many, at most 1000")
+	cmd.Flags().Int64Var(&before, "before", 0, "only those with an `id` below this one")
+	return cmd
+}

@@ -140,6 +140,31 @@ func TestEnrolmentTokensOnTheCommandLine(t *testing.T) {
 	}
 }
 
+func TestTheAuditLogOnTheCommandLine(t *testing.T) {
+	d := newDesk(t)
+	reader := d.keep(strings.TrimSpace(d.must("token", "add", "wall")))
+	if _, _, err := d.run(reader, "run", "--detach", "--", "echo hush-hush"); err == nil {
+		t.Error("a reader submits")
+	}
+	d.must("run", "--detach", "--name", "nightly", "--", "echo hush-hush")
+	text := d.must("audit")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if len(lines) != 4 || strings.Contains(text, "hush") {
+		t.Fatalf("audit:\n%s", text)
+	}
+	for i, words := range [][]string{{"WHO"}, {"3", "operator.token", "builds.create", "nightly", "ok"}, {"2", "wall", "read-only", "builds.create", "refused"}, {"1", "tokens.create", "wall", "127.0.0.1", "ok"}} {
+		for _, word := range words {
+			if !strings.Contains(lines[i], word) {
+				t.Errorf("line %d lacks %s:\n%s", i, word, text)
+			}
+		}
+	}
+	var list []controller.AuditEntry
+	if err := json.Unmarshal([]byte(d.must("audit", "--before", "3", "--limit", "1", "--json")), &list); err != nil || len(list) != 1 || list[0].ID != 2 {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
 func TestHowLongSomethingIsValid(t *testing.T) {
 	for text, want := range map[string]time.Duration{"90d": 90 * 24 * time.Hour, "12h": 12 * time.Hour, "1h30m": 90 * time.Minute,
 		"": 0, "d": 0, "-1d": 0, "1.5d": 0, "0d": 0, "0s": 0, "-1h": 0, "9999999d": 0, "soon": 0} {
