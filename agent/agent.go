@@ -91,6 +91,7 @@ type Agent struct {
 	envs atomic.Pointer[map[string]string] // pushed by the server, for workers
 	ip   atomic.Pointer[string]
 
+	adopted    chan struct{}                  // closed when the builds are known that an earlier agent left
 	talking    chan struct{}                  // closed when anything but startup may be said
 	started    atomic.Bool                    // a startup was answered
 	imported   atomic.Bool                    // the server has said IMPORT_OK
@@ -128,6 +129,7 @@ func New(o Options) (*Agent, error) {
 		slots:    job.NewSlots(s.Parallel, s.DockerParallel),
 		runner:   &job.Runner{Home: o.Installation.Home, Programs: o.Programs, GOOS: o.GOOS, Ledger: ledger, Log: o.Log},
 		ledger:   ledger,
+		adopted:  make(chan struct{}),
 		talking:  make(chan struct{}),
 		versions: host.NewProber(o.Installation.Home, host.Exec, o.Log),
 		system:   host.OSVersion(),
@@ -167,6 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	a.adopt(ctx)
+	close(a.adopted)
 	trial, unread := a.noteTrial()
 	var loops sync.WaitGroup
 	loops.Go(func() { a.stopper(ctx, func() { stop(nil) }) })

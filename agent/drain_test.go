@@ -256,6 +256,26 @@ func TestDrainOutlivesTheAgent(t *testing.T) {
 	})
 }
 
+// TestNoStatusBeforeTheBuildsAreKnown: "drain --wait" would take an agent that has just begun for one without builds.
+func TestNoStatusBeforeTheBuildsAreKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setStage(t, "ask", &server{answer: normal})
+		asked, enough := context.WithTimeout(t.Context(), 5*time.Second)
+		if _, err := s.Control(asked, control.Request{Op: control.OpStatus}); err == nil {
+			t.Error("an agent that has not looked for builds said how it is")
+		}
+		enough()
+		ended := s.start(t)
+		if _, err := s.Control(t.Context(), control.Request{Op: control.OpStatus}); err != nil {
+			t.Error(err)
+		}
+		s.Restart()
+		if err := ended(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRestartLeavesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := setStage(t, "ask", &server{answer: normal})

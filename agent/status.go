@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,11 +14,17 @@ import (
 	"github.com/devops-agent/devops-agent/service/control"
 )
 
-// Control answers what the local control door asks.
-func (a *Agent) Control(_ context.Context, r control.Request) (any, error) {
+// Control answers what the local control door asks. How it is, an agent says from when it knows the builds that an earlier one
+// left: who waits for them to end must not hear that there are none.
+func (a *Agent) Control(ctx context.Context, r control.Request) (any, error) {
 	switch r.Op {
 	case control.OpStatus:
-		return a.Status(), nil
+		select {
+		case <-a.adopted:
+			return a.Status(), nil
+		case <-ctx.Done():
+			return nil, errors.New("the agent is still starting")
+		}
 	case control.OpDrain:
 		return nil, a.Drain()
 	case control.OpResume:

@@ -281,7 +281,7 @@ func nativeRefused(code int) func(*S) {
 func nativeWaits(s *S) {
 	w := s.native(&lab.Session{Build: lab.NewBuild(), EndWaits: 30, Tasks: []lab.Task{{ID: "e-1", Waits: 12, Script: "true"}}})
 	s.check(118, w.end(90*time.Second) == 0, "the worker failed: %s", w.agent.Output())
-	k := 0
+	k, gaps, late := 0, 0, 0
 	var before lab.Request
 	for _, q := range w.session.Of(lab.WorkerClaim, lab.WorkerComplete) {
 		if q.Endpoint == lab.WorkerComplete {
@@ -291,11 +291,16 @@ func nativeWaits(s *S) {
 		if !before.At.IsZero() {
 			want := time.Duration(max(1, k/5)) * 100 * time.Millisecond
 			gap := q.At.Sub(before.At)
-			s.check(118, gap >= want-15*time.Millisecond && gap <= want+600*time.Millisecond, "%v after WAIT number %d, want %v", gap, k, want)
+			s.check(118, gap >= want-15*time.Millisecond, "%v after WAIT number %d, want %v", gap, k, want)
 			k++
+			gaps++
+			if gap > want+600*time.Millisecond {
+				late++ // a machine that is busy may make some of them longer
+			}
 		}
 		before = q
 	}
+	s.check(118, late <= gaps/4, "%d of %d pauses are longer by more than 600ms", late, gaps)
 	s.check(118, len(w.session.Of(lab.WorkerClaim)) == 12+1+30+1, "%d claims", len(w.session.Of(lab.WorkerClaim)))
 }
 
