@@ -36,6 +36,7 @@ const (
 	StateClock        State = "clock"          // the machine's clock is wrong
 	StateDeleted      State = "deleted"        // the server says that the agent was deleted; it still runs
 	StateServerError  State = "server-error"   // the server answers with errors
+	StateMoved        State = "moved"          // the home was renamed while the agent runs
 	StateDiskFull     State = "disk-full"      // no room for builds
 	StateNoWorker     State = "no-worker"      // nothing here can run builds
 	StateSecondCopy   State = "second-copy"    // another process has the home, or the identity
@@ -110,6 +111,7 @@ type facts struct {
 
 	agent    *control.Status
 	agentErr error    // why agent is nil
+	moved    bool     // what the agent has as its home is not this directory
 	held     bool     // somebody holds the role agent
 	holder   *process // who, when that is known
 	twins    []process
@@ -253,7 +255,15 @@ func (d *diagnosis) up() {
 		return
 	}
 	d.server()
-	if a.Disk.Needed > 0 && a.Disk.Free < a.Disk.Needed {
+	switch {
+	case f.moved:
+		again := f.command("install") // what its keeper has registered names the old place
+		if f.keeper == service.KeeperDaemon {
+			again = f.command("start")
+		}
+		d.add(StateMoved, trouble, fmt.Sprintf("move it back; or let the agent begin anew where it is: %s && %s", f.command("stop"), again),
+			"NOT working: the home was moved while the agent runs: it still looks for it at %s", a.Disk.Path)
+	case a.Disk.Needed > 0 && a.Disk.Free < a.Disk.Needed:
 		d.diskFull(a.Disk, true)
 	}
 	if a.Worker {

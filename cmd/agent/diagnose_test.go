@@ -142,6 +142,10 @@ func cases() map[string]diagnosed {
 			"NOT working: the file system of /var/lib/devops-agent is read-only; builds are not taken", "mount it for writing", nil},
 		"read-only file system, stopped": {stopped(), func(f *facts) { f.disk.Free, f.readOnly = 0, true }, StateDiskFull, 1,
 			"NOT working: the file system of /var/lib/devops-agent is read-only; an agent would", "mount it for writing", []State{StateStopped}},
+		"home moved, which the agent cannot find": {healthy(), func(f *facts) { f.moved, f.agent.Disk.Free = true, 0 }, StateMoved, 1,
+			"NOT working: the home was moved while the agent runs: it still looks for it at /var/lib/devops-agent", "devopsAgent stop && devopsAgent install", nil},
+		"home moved under devopsDaemon": {healthy(), func(f *facts) { f.moved, f.keeper = true, service.KeeperDaemon }, StateMoved, 1,
+			"NOT working: the home was moved", "devopsAgent stop && devopsAgent start", nil},
 		"no worker": {healthy(), func(f *facts) { f.agent.Worker = true }, StateNoWorker, 1, "NOT working: no worker on this machine", "devopsWorker", nil},
 
 		"stopped":         {stopped(), nil, StateStopped, 3, "stopped since 2026-11-2", "devopsAgent start", nil},

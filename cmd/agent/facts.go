@@ -166,9 +166,12 @@ func askAgent(ctx context.Context, inst *service.Installation) func(*facts) {
 	got.agentErr = control.Call(ctx, inst.Home, string(service.RoleAgent), control.Request{Op: control.OpStatus}, &status)
 	if got.agentErr == nil {
 		got.agent, got.held = &status, true
+		got.moved = status.Disk.Path != "" && !same(status.Disk.Path, inst.Home)
 	}
 	got.held, got.holder = holderOf(inst, got.agent)
-	return func(f *facts) { f.agent, f.agentErr, f.held, f.holder = got.agent, got.agentErr, got.held, got.holder }
+	return func(f *facts) {
+		f.agent, f.agentErr, f.moved, f.held, f.holder = got.agent, got.agentErr, got.moved, got.held, got.holder
+	}
 }
 
 // holderOf says whether somebody has the role agent in a home, and who.
