@@ -31,7 +31,7 @@ define build
 done
 endef
 
-.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench tools lab lab-systemd lab-wine lab-crash lab-power lab-packages
+.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
@@ -110,6 +110,11 @@ fuzz:
 
 bench: build
 	bash scripts/bench.sh
+
+# simulated agents against the controller: docs/fleetsim.md; FLEET=1000 for fewer, PROFILES=idle-wait,restart for some
+bench-fleet: build
+	@CGO_ENABLED=0 GOOS= GOARCH= go build -trimpath -o bin/fleetsim$(HOST_SUFFIX) ./cmd/fleetsim
+	@SUFFIX=$(HOST_SUFFIX) FLEET='$(FLEET)' PROFILES='$(PROFILES)' bash scripts/fleet.sh
 
 # real systemd as PID 1 of containers, and Windows by Wine (docs/lab.md); LAB=NAME runs only tests with such a name
 lab: lab-systemd lab-packages lab-wine lab-crash lab-power

@@ -18,6 +18,7 @@ import (
 	"github.com/devops-agent/devops-agent/agent/host"
 	"github.com/devops-agent/devops-agent/agent/job"
 	"github.com/devops-agent/devops-agent/agent/metrics"
+	"github.com/devops-agent/devops-agent/agent/rhythm"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
 	"github.com/devops-agent/devops-agent/upgrader/journal"
@@ -25,21 +26,15 @@ import (
 
 // The cadences of the design note and of protocol §1.6, §1.7.1. Sleep is always after the work.
 const (
-	askEvery      = 5 * time.Second
-	buildEvery    = 5 * time.Second
-	beatEvery     = 10 * time.Second
-	upgradeEvery  = 20 * time.Second
 	scriptEvery   = 30 * time.Second
 	scriptFirst   = 10 * time.Second
 	debugEvery    = 5 * time.Second
 	addressEvery  = time.Minute
 	sweepEvery    = 2 * time.Hour
-	leastSpacing  = 3200 * time.Millisecond // towards BK-CI, which refuses claims closer than 3 s (protocol §1.7.2)
-	holdWait      = 30 * time.Second        // "Prefer: wait" of an idle agent towards a server that knows it
-	successDelay  = 8 * time.Second         // before a success is reported (protocol §1.6.8)
-	upgradePause  = time.Minute             // after an upgrade offer that could not be taken; it doubles
-	upgradeMost   = time.Hour               // the longest such pause
-	reportForgets = 24 * time.Hour          // after which a report that no server takes is given up
+	successDelay  = 8 * time.Second // before a success is reported (protocol §1.6.8)
+	upgradePause  = time.Minute     // after an upgrade offer that could not be taken; it doubles
+	upgradeMost   = time.Hour       // the longest such pause
+	reportForgets = 24 * time.Hour  // after which a report that no server takes is given up
 )
 
 // Options are what an agent needs to run.
@@ -313,11 +308,11 @@ func (a *Agent) startupMessage() wire.Startup {
 
 // startups repeats startup with growing pauses of up to a minute until it is accepted.
 func (a *Agent) startups(ctx context.Context) {
-	p := pace{every: 5 * time.Second, most: time.Minute}
+	p := rhythm.Pace{Every: 5 * time.Second, Most: time.Minute}
 	server := contact{log: a.Log, what: "startup"}
 	defer a.pulse.over("startup")
 	for err := errors.New("not accepted yet"); err != nil; {
-		pause := p.after(err)
+		pause := p.After(err)
 		a.pulse.within("startup", pause+slack)
 		if !sleep(ctx, pause) {
 			return

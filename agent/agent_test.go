@@ -23,6 +23,7 @@ import (
 
 	"github.com/devops-agent/devops-agent/agent/config"
 	"github.com/devops-agent/devops-agent/agent/job"
+	"github.com/devops-agent/devops-agent/agent/rhythm"
 	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/service"
 )
@@ -246,7 +247,7 @@ func TestAServerWithoutAskIsSpokenToOtherwise(t *testing.T) {
 		if len(beats) == 0 || beats[0].at.Sub(s.calls[0].at) > 2*time.Second {
 			t.Errorf("%d heartbeats, the first at %v", len(beats), beats)
 		}
-		if last := beats[len(beats)-1].at; last.Before(upgraded.Add(-beatEvery)) || last.After(upgraded.Add(askAgainEvery)) {
+		if last := beats[len(beats)-1].at; last.Before(upgraded.Add(-rhythm.BeatEvery)) || last.After(upgraded.Add(askAgainEvery)) {
 			t.Errorf("separate endpoints were used until %v after the server's upgrade", last.Sub(upgraded))
 		}
 		before := 0
@@ -487,7 +488,7 @@ func TestAServerThatWaitsIsAskedAtOnce(t *testing.T) {
 			t.Errorf("%d asks in 10 minutes of waiting", n)
 		}
 		for i := 2; i < len(asks); i++ {
-			if gap := asks[i].at.Sub(asks[i-1].at); gap != holdWait {
+			if gap := asks[i].at.Sub(asks[i-1].at); gap != rhythm.HoldWait {
 				t.Errorf("gap %v", gap)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/devops-agent/devops-agent/agent/config"
+	"github.com/devops-agent/devops-agent/agent/rhythm"
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
@@ -22,7 +23,7 @@ func (a *Agent) asks(ctx context.Context) error {
 	var (
 		deleted  deletion
 		server   = contact{log: a.Log, what: "ask"}
-		rhythm   = holding{agent: a, pace: pace{every: askEvery, most: 3 * askEvery}}
+		pacing   = rhythm.Holding{Pace: rhythm.Ask(), Waits: &a.waits}
 		answered bool // ask has worked in this process
 		missing  int  // 404 in a row
 	)
@@ -32,7 +33,7 @@ func (a *Agent) asks(ctx context.Context) error {
 		timeout := a.Store.Settings().RequestTimeout
 		freed := a.slots.Freed()
 		seats := a.reserve()
-		wait := rhythm.wait(seats.Kind())
+		wait := pacing.Wait(seats.Kind(), timeout)
 		ask := a.ask(seats.Kind(), seats.in)
 		a.pulse.within(loopAsk, timeout+wait+callSlack)
 		asking, done := a.asking(ctx, wait, seats.in)
@@ -71,7 +72,7 @@ func (a *Agent) asks(ctx context.Context) error {
 			}
 		}
 		a.heardFrom(ctx, &server, err)
-		pause := rhythm.pause(err, parts, begun, got)
+		pause := pacing.Pause(err, parts, begun, got)
 		if ask.Enable.Build == wire.All || !a.waits.Load() {
 			freed = nil // there were seats of every kind; or the pace is the server's
 		}
@@ -177,60 +178,4 @@ func silenceMeansNo(reply *wire.HeartbeatReply) {
 	if p := reply.Props; p.EnablePipeline == nil && (p.IgnoreLocalIPs != nil || p.KeepLogsHours != nil) {
 		p.EnablePipeline = new(bool)
 	}
-}
-
-// holding decides how long the server is asked to hold an empty answer (RFC 7240, "Prefer: wait"), and how long to
-// pause between calls. A server that has never said Preference-Applied is polled at the pace of the protocol.
-type holding struct {
-	agent *Agent
-	pace  pace
-	asked time.Duration // the preference of the last call
-	quick int           // empty answers in a row that came at once, from a server that said it would wait
-}
-
-// wait is the preference of the next call. Without seats of every kind the server does not get to hold it: a build that
-// ends meanwhile makes another question of it, and that one should be asked at once.
-func (h *holding) wait(kind wire.BuildKind) time.Duration {
-	switch {
-	case h.agent.Store.Settings().RequestTimeout < 2*wire.Probe || kind == wire.None || h.pace.errors > 0:
-		h.asked = 0
-	case !h.agent.waits.Load():
-		h.asked = wire.Probe
-	case kind == wire.All:
-		h.asked = holdWait
-	default:
-		h.asked = 0
-	}
-	return h.asked
-}
-
-// pause is the time from the end of a call to the next.
-func (h *holding) pause(err error, parts *wire.Parts, begun time.Time, got bool) time.Duration {
-	if err != nil {
-		h.agent.waits.Store(false)
-		return h.pace.after(err)
-	}
-	normal := h.pace.after(nil)
-	gotBuild := parts.Build != nil
-	if h.asked > 0 {
-		h.agent.waits.Store(parts.Waited)
-	}
-	switch {
-	case !parts.Waited && gotBuild:
-		return leastSpacing // more may be queued; from here, because nobody knows how late the question arrived
-	case !parts.Waited:
-		return normal
-	case gotBuild:
-		h.quick = 0
-		return 0
-	case got:
-		return normal
-	case time.Since(begun) > wire.Probe/2:
-		h.quick = 0
-		return 0
-	}
-	if h.quick++; h.quick > 10 {
-		return normal // it says it waits, and does not
-	}
-	return 100 * time.Millisecond
 }

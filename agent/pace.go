@@ -11,37 +11,6 @@ import (
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
-// pace is the rhythm of one loop: a fixed interval while all is well, and longer, jittered pauses while it is not,
-// so that a fleet does not come back in step (weakness W-27). Never shorter than the interval, or what the server
-// asked for in Retry-After.
-type pace struct {
-	every  time.Duration
-	most   time.Duration // of a pause after errors
-	errors int           // in a row
-}
-
-// after is the pause after a round that ended with err.
-func (p *pace) after(err error) time.Duration {
-	if err == nil {
-		p.errors = 0
-		return p.every
-	}
-	p.errors++
-	limit := p.most
-	if p.errors < 6 {
-		limit = min(limit, p.every*time.Duration(1+p.errors))
-	}
-	pause := p.every
-	if limit > p.every {
-		pause += rand.N(limit - p.every)
-	}
-	var refused *wire.StatusError
-	if errors.As(err, &refused) && refused.RetryAfter > pause {
-		pause = refused.RetryAfter
-	}
-	return pause
-}
-
 // jitter is a random time below d.
 func jitter(d time.Duration) time.Duration { return rand.N(max(d, 1)) }
 

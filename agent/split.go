@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/devops-agent/devops-agent/agent/rhythm"
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
@@ -67,7 +68,7 @@ func (a *Agent) askAgain(ctx context.Context) error {
 func (a *Agent) beats(ctx context.Context) error {
 	var deleted deletion
 	server := contact{log: a.Log, what: "heartbeat"}
-	p := pace{every: beatEvery, most: beatEvery + 3*time.Second} // 50 s of silence count as offline
+	p := rhythm.Beat()
 	const loop = "heartbeat"
 	defer a.pulse.over(loop)
 	for {
@@ -95,7 +96,7 @@ func (a *Agent) beats(ctx context.Context) error {
 		} else {
 			a.beatFails.Add(1)
 		}
-		pause := p.after(err)
+		pause := p.After(err)
 		a.pulse.within(loop, pause+slack)
 		if !sleep(ctx, pause) {
 			return nil
@@ -109,9 +110,9 @@ const afterBeat = 300 * time.Millisecond
 
 // builds asks for work every 5 s: status, capacity, claim (protocol §1.6.2, §1.6.7).
 func (a *Agent) builds(ctx context.Context) error {
-	rhythm := holding{agent: a, pace: pace{every: buildEvery, most: 3 * buildEvery}}
+	pacing := rhythm.Holding{Pace: rhythm.Build(), Waits: &a.waits}
 	server := contact{log: a.Log, what: "claim build"}
-	pause := buildEvery + afterBeat
+	pause := rhythm.BuildEvery + afterBeat
 	var freed <-chan struct{}
 	defer a.pulse.over(loopClaim)
 	for {
@@ -124,9 +125,9 @@ func (a *Agent) builds(ctx context.Context) error {
 		}
 		freed = a.slots.Freed() // before the claim: a seat may become free while it lasts
 		begun := time.Now()
-		parts, err := a.claim(ctx, &rhythm)
+		parts, err := a.claim(ctx, &pacing)
 		a.heardFrom(ctx, &server, err)
-		pause = rhythm.pause(err, &parts, begun, false)
+		pause = pacing.Pause(err, &parts, begun, false)
 	}
 }
 
@@ -134,7 +135,7 @@ func (a *Agent) builds(ctx context.Context) error {
 const loopClaim = "claim"
 
 // claim is one round of builds.
-func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) {
+func (a *Agent) claim(ctx context.Context, pacing *rhythm.Holding) (wire.Parts, error) {
 	timeout := a.Store.Settings().RequestTimeout
 	a.pulse.within(loopClaim, timeout+callSlack)
 	status, err := a.client().Status(ctx)
@@ -143,7 +144,7 @@ func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) 
 	}
 	seats := a.reserve()
 	defer seats.Release()
-	wait := rhythm.wait(seats.Kind()) // also for none: it notes what was asked last
+	wait := pacing.Wait(seats.Kind(), timeout) // also for none: it notes what was asked last
 	if seats.Kind() == wire.None {
 		return wire.Parts{}, nil
 	}
@@ -164,9 +165,9 @@ func (a *Agent) claim(ctx context.Context, rhythm *holding) (wire.Parts, error) 
 // upgrades asks every 20 s whether the server wants other parts here (protocol §1.6.4).
 func (a *Agent) upgrades(ctx context.Context) error {
 	server := contact{log: a.Log, what: "check upgrade"}
-	p := pace{every: upgradeEvery, most: 3 * upgradeEvery}
+	p := rhythm.Upgrade()
 	var err error
-	for sleep(ctx, p.after(err)) {
+	for sleep(ctx, p.After(err)) {
 		if err = nil; !a.wantsUpgrade() {
 			continue
 		}
@@ -186,7 +187,7 @@ func (a *Agent) upgrades(ctx context.Context) error {
 // pipelines fetches scripts, where they are enabled: first after 10 s, then every 30 s (protocol §1.6.9).
 func (a *Agent) pipelines(ctx context.Context) error {
 	server := contact{log: a.Log, what: "fetch pipeline task"}
-	p := pace{every: scriptEvery, most: 3 * scriptEvery}
+	p := rhythm.Pace{Every: scriptEvery, Most: 3 * scriptEvery}
 	for pause := scriptFirst; sleep(ctx, pause); {
 		var err error
 		if a.Store.Settings().PipelineEnable && a.roomForScript() && a.enter() {
@@ -202,7 +203,7 @@ func (a *Agent) pipelines(ctx context.Context) error {
 				a.heardFrom(ctx, &server, err)
 			}
 		}
-		pause = p.after(err)
+		pause = p.After(err)
 	}
 	return nil
 }
@@ -210,9 +211,9 @@ func (a *Agent) pipelines(ctx context.Context) error {
 // debugs fetches docker debugging sessions on machines that use docker (protocol §1.6.10).
 func (a *Agent) debugs(ctx context.Context) error {
 	server := contact{log: a.Log, what: "fetch docker debug"}
-	p := pace{every: debugEvery, most: 3 * debugEvery}
+	p := rhythm.Pace{Every: debugEvery, Most: 3 * debugEvery}
 	var err error
-	for sleep(ctx, p.after(err)) {
+	for sleep(ctx, p.After(err)) {
 		if err = nil; a.GOOS != "linux" || !a.Store.Settings().DockerEnable {
 			continue
 		}

@@ -17,6 +17,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"GET /version":              s.apiVersion,
 		"GET /agents":               s.apiAgents,
 		"POST /agents":              s.apiNewAgent,
+		"POST /agents/batch":        s.apiNewAgents,
 		"GET /agents/{id}":          s.apiAgent,
 		"PATCH /agents/{id}":        s.apiChangeAgent,
 		"DELETE /agents/{id}":       s.apiDeleteAgent,

@@ -48,6 +48,7 @@ func rooms() map[string]room {
 		"upgrader":                   {"Replacing parts of an installation: take stock, fetch, verify, swap, settle.", []string{"service", "service/control", "service/proc", "upgrader/"}},
 		"agent/wire":                 {"What is said to BK-CI: messages, envelope, headers, Client.", nil},
 		"agent/config":               {"What the operator wrote (agent.toml) and what BK-CI wrote (.agent.properties): two files, one writer each.", []string{"agent/wire", "upgrader/swap", "upgrader/trust"}},
+		"agent/rhythm":               {"When an agent calls next: its intervals, longer and jittered pauses after errors, questions that the server may hold.", []string{"agent/wire"}},
 		"agent/job":                  {"What BK-CI asks this machine to run: builds in a worker, pipeline scripts.", []string{"agent/wire", "service", "service/proc", "upgrader/swap"}},
 		"agent/metrics":              {"Measurements of this host.", []string{"agent/wire", "service/proc", "upgrader/swap"}},
 		"agent/host":                 {"", []string{"agent/wire", "service/proc", "upgrader/swap"}},
