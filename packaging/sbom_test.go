@@ -15,24 +15,33 @@ import (
 	"time"
 )
 
-func TestSBOM(t *testing.T) {
-	self := filepath.Join(t.TempDir(), "devopsWorker_linux")
-	build := exec.Command("go", "build", "-o", self, "../cmd/worker") // any program; those of tests do not name their modules
+// linkedProgram builds a program and returns its file with the modules, path and version, that "go version -m" finds in it.
+func linkedProgram(t *testing.T) (path string, deps [][2]string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "devopsWorker_linux")
+	build := exec.Command("go", "build", "-o", path, "../cmd/worker") // any program; those of tests do not name their modules
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	linked, err := exec.Command("go", "version", "-m", self).Output()
+	linked, err := exec.Command("go", "version", "-m", path).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := regexp.MustCompile(`\tdep\t(\S+)\t(\S+)`).FindAllSubmatch(linked, -1)
+	for _, dep := range regexp.MustCompile(`\tdep\t(\S+)\t(\S+)`).FindAllStringSubmatch(string(linked), -1) {
+		deps = append(deps, [2]string{dep[1], dep[2]})
+	}
 	if len(deps) < 2 {
 		t.Fatalf("%s", linked)
 	}
+	return path, deps
+}
+
+func TestSBOM(t *testing.T) {
+	self, deps := linkedProgram(t)
 	m := Manifest{Files: []File{{Path: "/x", Source: self, Program: true}, {Path: "/y", Source: "/nowhere"}, {Path: "/z", Source: self, Program: true}}}
 	r := Release{Version: "v1.2.3-dev.4", Commit: "abc", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		Licences: []Licence{{Module: string(deps[0][1]), Version: string(deps[0][2]), SPDX: "BSD-3-Clause"}, {Module: string(deps[1][1]), Version: string(deps[1][2]), SPDX: "LicenseRef-other"}}}
+		Licences: []Licence{{Module: deps[0][0], Version: deps[0][1], SPDX: "BSD-3-Clause"}, {Module: deps[1][0], Version: deps[1][1], SPDX: "LicenseRef-other"}}}
 	var one, two bytes.Buffer
 	if err := errors.Join(WriteSBOM(&one, r, m), WriteSBOM(&two, r, m, m)); err != nil {
 		t.Fatal(err)
@@ -75,7 +84,7 @@ func TestSBOM(t *testing.T) {
 		t.Errorf("%+v", refs)
 	}
 	for i, dep := range deps {
-		c := refs["pkg:golang/"+string(dep[1])+"@"+string(dep[2])]
+		c := refs["pkg:golang/"+dep[0]+"@"+dep[1]]
 		var want []sbomLicense
 		switch i {
 		case 0:

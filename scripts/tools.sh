@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need beside Go, on Debian and as root: a C compiler for the race detector, a JDK for the test
 # worker, a second reader of property lists, a judge of shell scripts, zip for "make dist", minisign and gpg, which must take our
-# signatures, createrepo_c, which must describe packages as we do, other readers of packages for macOS (lab/pkg-check) and for Windows, and what signs those. Anywhere else it says what is missing; the tests
+# signatures, createrepo_c, which must describe packages as we do, rpm, which must take
+# the signatures in them, other readers of packages for macOS (lab/pkg-check) and for Windows, and what signs those. Anywhere else it says what is missing; the tests
 # then say what they leave out.
 set -eu
 missing=
@@ -13,6 +14,7 @@ command -v zip >/dev/null 2>&1 || missing="$missing zip"
 command -v minisign >/dev/null 2>&1 || missing="$missing minisign"
 command -v gpg >/dev/null 2>&1 || missing="$missing gpg gpg-agent"
 command -v gpgv >/dev/null 2>&1 || missing="$missing gpgv"
+command -v rpm >/dev/null 2>&1 || missing="$missing rpm"
 command -v createrepo_c >/dev/null 2>&1 || missing="$missing createrepo-c"
 command -v bsdtar >/dev/null 2>&1 || missing="$missing libarchive-tools"
 command -v 7z >/dev/null 2>&1 || missing="$missing p7zip-full"
