@@ -555,7 +555,20 @@ func TestPkgRefusesReplaceablePaths(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused("a link on the way to the home")
-		if err := errors.Join(os.Remove(m.at("/usr/local/var")), os.Rename(m.at("/usr/local/elsewhere"), m.at("/usr/local/var"))); err != nil {
+		if err := os.Rename(m.at("/usr/local/elsewhere"), m.at("/usr/local/else")); err != nil {
+			t.Fatal(err)
+		}
+		refused("a link on the way to the home that leads nowhere")
+		m.write("/usr/local/var", "", 0o644) // the links of macOS are, like this file, root's alone to change
+		refused("no directory on the way to the home")
+		if err := errors.Join(os.Remove(m.at("/usr/local/var")), os.Rename(m.at("/usr/local/else"), m.at("/usr/local/var"))); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Rename(m.at(l.Home), m.at("/evil/home")), os.Symlink("/evil/home", m.at(l.Home))); err != nil {
+			t.Fatal(err)
+		}
+		refused("a link of root's in the place of the home, with an agent of root")
+		if err := errors.Join(os.Remove(m.at(l.Home)), os.Rename(m.at("/evil/home"), m.at(l.Home))); err != nil {
 			t.Fatal(err)
 		}
 		if os.Getuid() == 0 {
