@@ -23,12 +23,17 @@ const (
 	rpmConfig    = 1
 )
 
-// readRPM reads an rpm package, and holds its payload against the digests of its header.
+// readRPM reads an rpm package, and holds its header against its digest, and its payload against the digests in the header.
 func readRPM(r io.ReaderAt, size int64) (Listing, error) {
 	in := io.NewSectionReader(r, 0, size)
 	head, err := rpm.Read(in)
 	if err != nil {
 		return Listing{}, err
+	}
+	if want := head.Signature.String(rpm.SigSHA256); want != "" { // that of rpm before 4.14 has none
+		if sum := sha256.Sum256(head.Signed); hex.EncodeToString(sum[:]) != want {
+			return Listing{}, fmt.Errorf("%w: its header is not the one whose digest it has", rpm.ErrFormat)
+		}
 	}
 	h := head.Header
 	l := Listing{Name: h.String(rpm.Name), Version: h.String(rpm.Version) + "-" + h.String(rpm.Release), Arch: h.String(rpm.Arch), Scripts: map[string]string{}}
@@ -80,6 +85,9 @@ func rpmEntries(h rpm.Header) ([]Entry, error) {
 			e.Kind, e.Target = Link, links[i]
 		case rpmRegular:
 			e.Size, e.Sum = sizes[i], digests[i]
+			if len(e.Sum) != 2*sha256.Size {
+				return nil, fmt.Errorf("%w: %s has no digest", rpm.ErrFormat, e.Path)
+			}
 			if flags[i]&rpmConfig != 0 {
 				e.Kind = Config
 			}
