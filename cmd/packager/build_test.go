@@ -66,6 +66,7 @@ func TestBuildListVerify(t *testing.T) {
 	if out := d.good(with("verify", dist)...); strings.Count(out, "as in the manifest") != 4 || !strings.Contains(out, "are as it says") {
 		t.Errorf("verify:\n%s", out)
 	}
+	t.Run("signed rpms", func(t *testing.T) { (&desk{t: t, dir: d.dir, env: d.env}).rpmTakesOurSignatures(of) })
 	// without the programs a package can still be whole or broken
 	if out := d.good("verify", "--bin", d.at("nowhere"), deb); !strings.Contains(out, "whole; ") {
 		t.Errorf("verify:\n%s", out)

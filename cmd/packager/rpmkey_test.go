@@ -9,20 +9,15 @@ import (
 	"testing"
 )
 
-// TestRPMTakesOurSignatures: "rpm -K", which dnf does as well, knows packages by the public half of a key of "repo key", and
-// refuses changed ones. Both kinds of keys, one with a password.
-func TestRPMTakesOurSignatures(t *testing.T) {
+// rpmTakesOurSignatures: "rpm -K", which dnf does as well, knows packages by the public half of a key of "repo key", and
+// refuses changed ones. Both kinds of keys, one with a password. It is part of the test that has programs to build packages of.
+func (d *desk) rpmTakesOurSignatures(of []string) {
+	t := d.t
 	program, err := exec.LookPath("rpm")
 	if err != nil {
 		t.Skip("rpm is not installed")
 	}
-	d := newDesk(t)
-	root, err := filepath.Abs(filepath.Join("..", ".."))
-	if err != nil {
-		t.Fatal(err)
-	}
 	word := d.at("word", "open sesame\n")
-	of := []string{"--bin", d.built(), "--root", root, "--version", "v1.2.3", "--commit", "unknown", "--time", "1767225600"}
 	build := slices.Concat([]string{"build", "--only", "rpm", "--arch", "amd64"}, of)
 	rpm := func(args ...string) (string, error) {
 		cmd := exec.Command(program, args...)
@@ -34,6 +29,7 @@ func TestRPMTakesOurSignatures(t *testing.T) {
 	d.good(slices.Concat(build, []string{"--out", unsigned})...)
 	for kind, secret := range map[string][]string{"rsa": {"--password-file", word}, "ed25519": {"--no-password"}} {
 		t.Run(kind, func(t *testing.T) {
+			d := &desk{t: t, dir: d.dir, env: d.env}
 			key, dist, keys, none := d.at(kind+".key"), d.at(kind), d.at(kind+".db"), d.at("empty.db")
 			d.good(slices.Concat([]string{"repo", "key", "--out", key, "--kind", kind, "--owner", "Desk <desk@example.org>"}, secret)...)
 			sign := []string{"--rpm-key", key}
