@@ -42,6 +42,7 @@ func readerCalls() []string {
 		"GET /rollouts/{id}",
 		"GET /runs",
 		"GET /runs/{id}",
+		"GET /secrets",
 		"GET /tokens",
 		"GET /enroll-tokens",
 		"GET /audit",

@@ -465,12 +465,12 @@ func (s *Server) workerBuildFinish(w http.ResponseWriter, r *http.Request, a *ag
 // finished takes an agent's report. A build that the worker has ended is only annotated. One that it has not is
 // over now: its worker is dead (protocol §6.12). One that went back to the queue stays there.
 func (s *Server) finished(b *build, a *agent, in wire.Finish, now time.Time) *ticket {
-	report := &AgentReport{Agent: a.ID, Success: in.Success, Message: clip(in.Message, 4000), At: millis(now)}
+	report := &AgentReport{Agent: a.ID, Success: in.Success, Message: clip(b.mask(in.Message), 4000), At: millis(now)}
 	why := report.Message
 	if in.Error != nil {
 		report.Code = in.Error.Code
 		if why == "" {
-			why = clip(in.Error.Message, 4000)
+			why = clip(b.mask(in.Error.Message), 4000)
 		}
 		why = strings.TrimSpace(fmt.Sprintf("%s (code %d)", why, in.Error.Code))
 	}

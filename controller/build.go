@@ -97,9 +97,13 @@ type build struct {
 	WorkerError string            `json:"workerError,omitempty"` // from submit_error
 	Given       map[string]string `json:"given,omitempty"`       // outputs of the jobs that this one needed
 	GivenHidden []string          `json:"givenHidden,omitempty"` // names in Given that are sensitive
+	SealedVars  string            `json:"sealedVars,omitempty"`  // values of Vars and Given that are sensitive; as stored only
 
 	spec     Spec
-	text     string        // of spec, as stored
+	text     string // of spec, as stored
+	secrets  map[string]string
+	covered  []string      // sensitive values that are masked, longest first
+	locked   error         // why the sensitive values cannot be read; agents do not get it then
 	since    time.Time     // of the hand-out, or of our own start
 	began    time.Time     // StartedAt on a clock that nobody sets
 	beat     time.Time     // when the worker was last heard of, or of our own start
@@ -150,6 +154,12 @@ func (b *build) view() Build {
 	for name, value := range b.spec.Variables {
 		v.Variables[name] = value.String()
 	}
+	for name := range b.secrets {
+		v.Variables[name] = masked
+	}
+	if b.locked != nil && v.Message == "" {
+		v.Message = b.locked.Error()
+	}
 	for name, value := range b.Given {
 		if b.hides(name) || b.reveals(value) {
 			value = masked
@@ -166,20 +176,14 @@ func (b *build) view() Build {
 }
 
 func (b *build) hides(name string) bool {
-	return b.spec.Variables[name].Sensitive || slices.Contains(b.Hidden, name) || slices.Contains(b.GivenHidden, name)
+	_, secret := b.secrets[name]
+	return secret || b.spec.Variables[name].Sensitive || slices.Contains(b.Hidden, name) || slices.Contains(b.GivenHidden, name)
 }
 
 // reveals reports whether a value that a step reported has a sensitive one in it. Very short ones are nearly everywhere
 // and hide nothing.
 func (b *build) reveals(value string) bool {
-	for _, v := range b.spec.Variables {
-		if v.Sensitive && len(v.Value) >= 3 && strings.Contains(value, v.Value) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(b.GivenHidden, func(name string) bool {
-		return len(b.Given[name]) >= 3 && strings.Contains(value, b.Given[name])
-	})
+	return slices.ContainsFunc(b.covered, func(hidden string) bool { return strings.Contains(value, hidden) })
 }
 
 // job is what an agent gets (protocol §1.6.7).
@@ -203,6 +207,7 @@ func (b *build) variables(vmName string) wire.BuildVariables {
 	for name, v := range b.spec.Variables {
 		values[name] = v.Value
 	}
+	maps.Copy(values, b.secrets)
 	maps.Copy(values, b.Given)
 	maps.Copy(values, b.Vars)
 	typed := make([]wire.TypedVariable, 0, len(values))
@@ -325,7 +330,7 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 	over := b.overTime(i, now)
 	state.FinishedAt = millis(now)
 	if r.Message != nil {
-		state.Message = clip(*r.Message, 4000)
+		state.Message = clip(b.mask(*r.Message), 4000)
 	}
 	for name, value := range r.BuildResult {
 		if len(name) > 1000 || len(value) > maxValue && len(utf16.Encode([]rune(value))) > maxValue {
@@ -335,6 +340,9 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 			b.Vars = make(map[string]string)
 		}
 		b.Vars[name] = value
+		if b.reveals(value) && !slices.Contains(b.Hidden, name) {
+			b.Hidden = append(b.Hidden, name)
+		}
 	}
 	for _, name := range r.SensitiveKeys {
 		if !slices.Contains(b.Hidden, name) {
@@ -393,7 +401,7 @@ func (b *build) toCancel(now time.Time) []string {
 // verdict is how a build ends whose worker says that it is done. Success is the AND of the steps that were not
 // allowed to fail.
 func (b *build) verdict(said string) (State, string) {
-	said = clip(strings.TrimSpace(said), 4000)
+	said = clip(strings.TrimSpace(b.mask(said)), 4000)
 	failed, open := "", ""
 	for i := range b.Steps {
 		s := &b.Steps[i]

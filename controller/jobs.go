@@ -24,6 +24,7 @@ type JobsFile struct {
 	Name      string              `yaml:"name"`
 	Labels    []string            `yaml:"labels"`    // of all jobs, before their own
 	Variables map[string]Variable `yaml:"variables"` // of all jobs; their own come before these
+	Secrets   []string            `yaml:"secrets"`   // of all jobs, besides their own
 	Timeout   Duration            `yaml:"timeout"`   // of each job that has none
 	Jobs      map[string]Job      `yaml:"jobs"`
 
@@ -38,6 +39,7 @@ type Job struct {
 	Matrix    matrix              `yaml:"matrix"`
 	Labels    []string            `yaml:"labels"`
 	Variables map[string]Variable `yaml:"variables"`
+	Secrets   []string            `yaml:"secrets"`
 	Timeout   Duration            `yaml:"timeout"`
 	Workspace string              `yaml:"workspace"`
 	Steps     []Step              `yaml:"steps"`
@@ -366,6 +368,11 @@ func (f *JobsFile) spec(id string, job Job, values map[string]string) Spec {
 	for _, l := range slices.Concat(f.Labels, job.Labels) {
 		if l = fill(l); !slices.Contains(s.Labels, l) {
 			s.Labels = append(s.Labels, l)
+		}
+	}
+	for _, name := range slices.Concat(f.Secrets, job.Secrets) {
+		if !slices.Contains(s.Secrets, name) {
+			s.Secrets = append(s.Secrets, name)
 		}
 	}
 	maps.Copy(s.Variables, f.Variables)

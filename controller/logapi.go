@@ -47,6 +47,10 @@ func (s *Server) logLines(kind string, many bool) http.HandlerFunc {
 			batch = 0 // an original worker, or the agent
 		}
 		s.mu.Lock()
+		hidden := b.covered
+		s.mu.Unlock()
+		maskLines(lines, hidden)
+		s.mu.Lock()
 		b.beat = time.Now()
 		if b.LogGone { // half a log says less than none
 			s.mu.Unlock()

@@ -35,6 +35,9 @@ func steps() []step {
 			CREATE INDEX run_active ON run (number) WHERE active = 1`)},
 		{"add counters and indexes for retention", statements(tablesForRetention)},
 		{"add the audit log", statements(`CREATE TABLE audit (id INTEGER PRIMARY KEY, doc TEXT NOT NULL) STRICT`)},
+		{"add secrets", statements(`CREATE TABLE vault (id INTEGER PRIMARY KEY CHECK (id = 1), proof TEXT NOT NULL) STRICT;
+			CREATE TABLE secret (project TEXT NOT NULL, name TEXT NOT NULL, doc TEXT NOT NULL, sealed TEXT NOT NULL,
+				PRIMARY KEY (project, name)) STRICT`)},
 	}
 }
 

@@ -37,6 +37,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	s.accessRoutes(add)
 	s.runRoutes(add)
 	s.enrolTokenRoutes(add)
+	s.secretRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
@@ -67,12 +68,13 @@ func operatorError(w http.ResponseWriter, err error) {
 	code := http.StatusInternalServerError
 	var input *InputError
 	var spec *SpecError
+	var locked *KeyError
 	switch {
 	case errors.Is(err, ErrNotFound):
 		code = http.StatusNotFound
 	case errors.As(err, &input) || errors.As(err, &spec):
 		code = http.StatusBadRequest
-	case errors.Is(err, errClosed):
+	case errors.Is(err, errClosed) || errors.As(err, &locked):
 		code = http.StatusServiceUnavailable
 	}
 	apiAnswer(w, code, map[string]string{"error": err.Error()})

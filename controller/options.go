@@ -7,11 +7,12 @@ import (
 
 // Options shape a Server. The zero value is a controller in memory with the durations of protocol Appendix D.
 type Options struct {
-	Dir       string       // data directory; "" keeps everything in memory
-	Log       *slog.Logger // nil is silent
-	PublicURL string       // how machines reach this controller; "" is what each of them called
-	Version   string       // of the program, for GET /api/v1/version
-	Repo      string       // directory of a package repository to serve below /repo/; "" serves none
+	Dir        string       // data directory; "" keeps everything in memory
+	Log        *slog.Logger // nil is silent
+	PublicURL  string       // how machines reach this controller; "" is what each of them called
+	Version    string       // of the program, for GET /api/v1/version
+	SecretsKey string       // file with the key of encrypted values; "" is SecretsKeyFile in Dir
+	Repo       string       // directory of a package repository to serve below /repo/; "" serves none
 
 	OfflineAfter  time.Duration // an agent without a sign of life is IMPORT_EXCEPTION; 50 s
 	StartWithin   time.Duration // a build handed out whose worker did not start goes back; 3 min

@@ -22,7 +22,7 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 		return Build{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(project, 64))}
 	}
 	now := time.Now()
-	b, err := newBuild(project, spec, now)
+	b, err := s.newBuild(project, spec, now)
 	if err != nil {
 		return Build{}, err
 	}
@@ -50,7 +50,7 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 }
 
 // newBuild makes the record of a build that is to be queued; it has no number yet.
-func newBuild(project string, spec Spec, now time.Time) (*build, error) {
+func (s *Server) newBuild(project string, spec Spec, now time.Time) (*build, error) {
 	spec.Steps = slices.Clone(spec.Steps)
 	if err := spec.check(); err != nil {
 		return nil, &InputError{Err: err}
@@ -62,19 +62,28 @@ func newBuild(project string, spec Spec, now time.Time) (*build, error) {
 	if err := json.Unmarshal([]byte(text), &spec); err != nil { // our own copy, maps included
 		return nil, err
 	}
-	b := &build{spec: spec, text: text, Hash: "c-" + randomHex(16), since: now, beat: now, asked: now, changed: make(chan struct{})}
+	secrets, err := s.secretValues(project, spec.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	b := &build{spec: spec, secrets: secrets, Hash: "c-" + randomHex(16), since: now, beat: now, asked: now, changed: make(chan struct{})}
 	b.Build = Build{ID: "b-" + randomHex(16), Name: spec.Name, Project: project, Pipeline: pipelineID(project, spec.Name),
 		State: Queued, Labels: spec.Labels, QueuedAt: millis(now)}
 	for _, step := range spec.Steps {
 		b.Steps = append(b.Steps, StepState{ID: step.ID, Task: "e-" + randomHex(16), Name: step.Name, State: Pending})
 	}
-	return b, nil
+	b.covered = b.sensitive()
+	b.text, err = s.sealSpec(b)
+	return b, err
 }
 
 var errClosed = errors.New("the controller is being stopped")
 
 // enqueue puts a build into the queue by its number: one that comes back keeps its place.
 func (s *Server) enqueue(b *build) {
+	if b.locked != nil {
+		return // it waits for the key of its values
+	}
 	i, _ := slices.BinarySearchFunc(s.queue, b, func(x, y *build) int { return int(x.Number - y.Number) })
 	s.queue = slices.Insert(s.queue, i, b)
 }
@@ -273,7 +282,7 @@ func (s *Server) find(id string) (*build, error) {
 		return b, nil
 	}
 	err = s.store.each(func(scan func(...any) error) (err error) {
-		b, err = scanBuild(scan, time.Now())
+		b, err = s.scanBuild(scan, time.Now())
 		return err
 	}, `SELECT spec, doc FROM build WHERE id = ? OR number = ?`, id, number)
 	if err == nil && b == nil {
@@ -302,7 +311,7 @@ func (s *Server) Builds(limit int, before int64, active bool) ([]Build, error) {
 	}
 	var found []*build
 	err := s.store.each(func(scan func(...any) error) error {
-		b, err := scanBuild(scan, time.Time{})
+		b, err := s.scanBuild(scan, time.Time{})
 		found = append(found, b)
 		return err
 	}, query, before, before, limit)

@@ -91,10 +91,10 @@ func (s *Server) submitRun(in NewRun, rerunOf string) (Run, error) {
 		return Run{}, &SpecError{Err: err}
 	}
 	now := time.Now()
-	r := &run{text: jsonText(in)}
+	r := new(run)
 	r.Run = Run{ID: "r-" + randomHex(16), Name: file.Name, Project: in.Project, State: Queued, CreatedAt: millis(now), RerunOf: rerunOf}
 	for _, c := range cells {
-		b, err := newBuild(in.Project, c.spec, now)
+		b, err := s.newBuild(in.Project, c.spec, now)
 		if err != nil {
 			return Run{}, err
 		}
@@ -104,6 +104,9 @@ func (s *Server) submitRun(in NewRun, rerunOf string) (Run, error) {
 		}
 		r.builds = append(r.builds, b)
 		r.Jobs = append(r.Jobs, RunJob{Job: c.job, Matrix: c.matrix, Needs: c.needs, Always: c.always, Build: b.ID, Name: b.Name, State: b.State})
+	}
+	if r.text, err = s.sealRun(r, in); err != nil {
+		return Run{}, err
 	}
 	s.mu.Lock()
 	if s.closed {
@@ -137,6 +140,38 @@ func (s *Server) submitRun(in NewRun, rerunOf string) (Run, error) {
 	return r.view(), nil
 }
 
+// sealedRun is a NewRun with sensitive values in it, as it is stored.
+type sealedRun struct {
+	Sealed string `json:"sealed"`
+}
+
+// sealRun is the stored form of what a run was made from: encrypted as a whole when a value in it is sensitive.
+func (s *Server) sealRun(r *run, in NewRun) (string, error) {
+	for _, b := range r.builds {
+		for _, v := range b.spec.Variables {
+			if v.Sensitive {
+				sealed, err := s.vault.sealJSON("run/"+r.ID, in)
+				return jsonText(sealedRun{Sealed: sealed}), err
+			}
+		}
+	}
+	return jsonText(in), nil
+}
+
+// openRun reads what sealRun made.
+func (s *Server) openRun(id, text string) (in NewRun, err error) {
+	var stored sealedRun
+	if err := json.Unmarshal([]byte(text), &stored); err != nil {
+		return in, err
+	}
+	if stored.Sealed != "" {
+		err = s.vault.openJSON("run/"+id, stored.Sealed, &in)
+		return in, err
+	}
+	err = json.Unmarshal([]byte(text), &in)
+	return in, err
+}
+
 // insert writes the run and its builds at once: there is never a part of it.
 func (r *run) insert() func(*sql.Tx) error {
 	doc := jsonText(r.Run)
@@ -144,9 +179,9 @@ func (r *run) insert() func(*sql.Tx) error {
 		number        int64
 		id, text, doc string
 	}
-	var rows []row
+	rows := make([]row, 0, len(r.builds))
 	for _, b := range r.builds {
-		rows = append(rows, row{b.Number, b.ID, b.text, jsonText(b)})
+		rows = append(rows, row{b.Number, b.ID, b.text, jsonText(b)}) // nothing is given to it yet
 	}
 	return func(tx *sql.Tx) error {
 		if _, err := tx.Exec(`INSERT INTO run (number, id, active, spec, doc) VALUES (?, ?, 1, ?, ?)`, r.Number, r.ID, r.text, doc); err != nil {
@@ -207,7 +242,7 @@ func (s *Server) loadRuns(now time.Time) error {
 			continue
 		}
 		err := s.store.each(func(scan func(...any) error) error {
-			b, err := scanBuild(scan, now)
+			b, err := s.scanBuild(scan, now)
 			if err != nil {
 				return err
 			}
@@ -349,6 +384,7 @@ func (s *Server) queueJob(r *run, i int, now time.Time) {
 		}
 	}
 	b.Given, b.GivenHidden = given, hidden
+	b.covered = b.sensitive()
 	b.State, b.QueuedAt, b.since = Queued, millis(now), now
 	b.notify()
 	s.log.Info("Build queued", "build", b.ID, "name", b.Name, "run", r.ID)
@@ -498,8 +534,8 @@ func (s *Server) Rerun(id string) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
-	var in NewRun
-	if err := json.Unmarshal([]byte(text), &in); err != nil {
+	in, err := s.openRun(found.ID, text)
+	if err != nil {
 		return Run{}, fmt.Errorf("read run %s: %w", found.ID, err)
 	}
 	return s.submitRun(in, found.ID)

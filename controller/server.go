@@ -57,6 +57,8 @@ type Server struct {
 	lastRun     int64
 	enrolTokens map[string]*enrolToken // by digest
 	lastAudit   int64
+	vault       vault
+	secrets     map[secretKey]*secret
 }
 
 // Open starts a controller on its data directory, which no other may use meanwhile. The caller runs Run for the
@@ -103,6 +105,9 @@ func (s *Server) open() (err error) {
 	}
 	if s.store, err = openStore(path, s.log); err != nil {
 		return damaged(path, fmt.Errorf("open the data base: %w", err))
+	}
+	if err := s.openVault(); err != nil {
+		return damaged(path, err)
 	}
 	return damaged(path, s.load(time.Now()))
 }
@@ -215,13 +220,13 @@ func (s *Server) load(now time.Time) error {
 		return err
 	}
 	err = s.store.each(func(scan func(...any) error) error {
-		b, err := scanBuild(scan, now)
+		b, err := s.scanBuild(scan, now)
 		if err != nil {
 			return err
 		}
 		s.builds[b.ID] = b
 		if b.State == Queued {
-			s.queue = append(s.queue, b)
+			s.enqueue(b)
 		}
 		if a := s.agents[b.Agent]; a != nil && b.State != Queued {
 			a.builds[b.ID] = b
@@ -236,6 +241,9 @@ func (s *Server) load(now time.Time) error {
 			return err
 		}
 	}
+	if err := s.loadSecrets(); err != nil {
+		return err
+	}
 	if err := s.loadRuns(now); err != nil {
 		return err
 	}
@@ -243,16 +251,17 @@ func (s *Server) load(now time.Time) error {
 		(SELECT coalesce(max(value), 0) FROM counter WHERE name = ?))`, countBuilds)
 }
 
-func scanBuild(scan func(...any) error, now time.Time) (*build, error) {
+func (s *Server) scanBuild(scan func(...any) error, now time.Time) (*build, error) {
 	var spec, doc string
 	if err := scan(&spec, &doc); err != nil {
 		return nil, err
 	}
-	b := &build{text: spec, since: now, beat: now, asked: now, changed: make(chan struct{})}
-	if err := json.Unmarshal([]byte(spec), &b.spec); err != nil {
+	b := &build{since: now, beat: now, asked: now, changed: make(chan struct{})}
+	if err := s.openDoc(b, doc); err != nil {
 		return nil, err
 	}
-	err := json.Unmarshal([]byte(doc), b)
+	err := s.openSpec(b, spec)
+	b.covered = b.sensitive()
 	b.resume(now)
 	return b, err
 }
@@ -383,7 +392,7 @@ func (s *Server) save(b *build) *ticket {
 	if b.removed {
 		return s.store.enqueue(func(*sql.Tx) error { return nil }, nil)
 	}
-	doc, err := json.Marshal(b)
+	doc, err := s.doc(b)
 	active := 1
 	if b.State.Over() {
 		active = 0

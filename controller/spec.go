@@ -34,6 +34,7 @@ type Spec struct {
 	Name      string              `json:"name" yaml:"name"`                               // builds of one name share a workspace on a machine
 	Labels    []string            `json:"labels,omitempty" yaml:"labels,omitempty"`       // an agent must have them all; see AgentInfo.Labels
 	Variables map[string]Variable `json:"variables,omitempty" yaml:"variables,omitempty"` // environment of all steps
+	Secrets   []string            `json:"secrets,omitempty" yaml:"secrets,omitempty"`     // names of the project's secrets, which become sensitive variables
 	Timeout   Duration            `json:"timeout,omitempty" yaml:"timeout,omitempty"`     // of the whole build once it runs; 0 is 15 hours
 	Workspace string              `json:"workspace,omitempty" yaml:"workspace,omitempty"` // directory on the machine; "" is the agent's own choice
 	Steps     []Step              `json:"steps" yaml:"steps"`
@@ -164,8 +165,8 @@ func (e *SpecError) Unwrap() error { return e.Err }
 
 // Hint lists the keys.
 func (e *SpecError) Hint() string {
-	return "keys of a build: name, labels, variables, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
-		"of a file with jobs: name, labels, variables, timeout, jobs; of a job: needs, always, matrix, labels, variables, timeout, workspace, steps"
+	return "keys of a build: name, labels, variables, secrets, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
+		"of a file with jobs: name, labels, variables, secrets, timeout, jobs; of a job: needs, always, matrix, labels, variables, secrets, timeout, workspace, steps"
 }
 
 // ParseSpec reads a build file. Unknown keys are errors that name the line. The result has been checked and its
@@ -245,6 +246,9 @@ func (s *Spec) check() error {
 		return err
 	}
 	if err := checkVariables("variable", maps.Keys(s.Variables), func(name string) string { return s.Variables[name].Value }); err != nil {
+		return err
+	}
+	if err := s.checkSecrets(); err != nil {
 		return err
 	}
 	if err := checkLimit("timeout", s.Timeout); err != nil {

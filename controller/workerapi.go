@@ -143,7 +143,10 @@ func (s *Server) started(r *http.Request, a *agent, b *build, now time.Time) (an
 }
 
 // mayStart: handed out, running (for the answer above), or re-queued and not yet given to anybody else.
-func mayStart(b *build) bool { return b.State == Handed || b.State == Running || b.State == Queued }
+// One whose values cannot be read must not: it would run without them.
+func mayStart(b *build) bool {
+	return b.locked == nil && (b.State == Handed || b.State == Running || b.State == Queued)
+}
 
 // claimTask is GET …/claim.
 func (s *Server) claimTask(_ *http.Request, a *agent, b *build, now time.Time) (any, *ticket) {
@@ -192,7 +195,7 @@ func (s *Server) submitError(in wire.ErrorInfo, _ *agent, b *build, _ time.Time)
 	if b.State.Over() {
 		return true, nil
 	}
-	b.WorkerError = clip(in.ErrorMsg, 4000)
+	b.WorkerError = clip(b.mask(in.ErrorMsg), 4000)
 	if b.WorkerError == "" {
 		b.WorkerError = "the worker could not be initialised"
 	}

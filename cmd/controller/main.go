@@ -50,7 +50,7 @@ func commands(f *flags) *cobra.Command {
 	p.StringVar(&f.url, "url", "", "`address` of a controller elsewhere; needs --token-file")
 	p.StringVar(&f.tokenFile, "token-file", "", "`file` with the operator's token (default operator.token in the data directory)")
 	p.BoolVar(&f.json, "json", false, "write JSON")
-	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
+	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
 		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
 	return root
 }

@@ -57,6 +57,7 @@ func serveCommand(f *flags) *cobra.Command {
 	fl.StringVar(&listen, "listen", "127.0.0.1:21800", "`address` to listen on; port 0 picks a free one")
 	fl.StringVar(&o.PublicURL, "public-url", "", "`address` by which machines reach this controller (default: what each of them called)")
 	fl.StringVar(&o.Repo, "repo", "", "`directory` of a package repository, as packager makes it, to serve below /repo/ to everybody")
+	fl.StringVar(&o.SecretsKey, "secrets-key", "", "`file` with the key of secrets (default secrets.key in the data directory, made at the first start)")
 	fl.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	for name, d := range map[string]struct {
 		to   *time.Duration

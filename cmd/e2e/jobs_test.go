@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -119,5 +120,51 @@ jobs:
 	}
 	if _, code := c.Run("jobs:\n  a:\n    needs: a\n    steps: [{script: x}]\n", "run", "-"); code != 1 {
 		t.Errorf("a circle ended with code %d", code)
+	}
+}
+
+// TestSecretsOfABuild: a secret reaches the script, and is nowhere in clear: not in the log, in what the CLI shows, in
+// the data directory of the controller.
+func TestSecretsOfABuild(t *testing.T) {
+	t.Parallel()
+	c := lab.NewController(t, programs(t))
+	home, _ := enrolled(t, c)
+	if _, code := c.Run("correct-horse-battery\n", "secret", "set", "DEPLOY_KEY"); code != 0 {
+		t.Fatal("not set")
+	}
+	copied := home.LabPath("copied")
+	out, code := c.Run(`secrets: [DEPLOY_KEY]
+steps:
+  - script: |
+      printf %s "$DEPLOY_KEY" >`+copied+`
+      echo "it is $DEPLOY_KEY"
+      setEnv LEAK "x${DEPLOY_KEY}y"
+`, "run", "-")
+	if code != 0 || !strings.Contains(out, "it is ******") {
+		t.Fatalf("exit code %d: %s\n%s", code, out, home.Log())
+	}
+	if got, err := os.ReadFile(copied); err != nil || string(got) != "correct-horse-battery" {
+		t.Errorf("the script got %q %v", got, err)
+	}
+	list, _ := c.Run("", "secret", "list")
+	shown, _ := c.Run("", "builds", "--json", "1")
+	if !strings.Contains(list, "DEPLOY_KEY") {
+		t.Errorf("list:\n%s", list)
+	}
+	c.Kill()
+	all := out + list + shown + c.Log() + home.Log()
+	for _, name := range []string{"controller.db", "controller.db-wal"} {
+		data, _ := os.ReadFile(filepath.Join(c.Data, name)) // there is no -wal after a checkpoint
+		all += string(data)
+	}
+	if strings.Contains(all, "correct-horse-battery") {
+		t.Error("the secret is in clear text somewhere")
+	}
+	c.Start()
+	if _, code := c.Run("", "secret", "remove", "DEPLOY_KEY"); code != 0 {
+		t.Error("not removed")
+	}
+	if _, code := c.Run("secrets: [DEPLOY_KEY]\nsteps: [{script: x}]\n", "run", "-"); code != 1 {
+		t.Errorf("a build with a secret that is gone: exit code %d", code)
 	}
 }
