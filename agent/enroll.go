@@ -2,6 +2,7 @@ package agent
 
 import (
 	"archive/zip"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type Enrolment struct {
 	Token   wire.Secret // batch install token, protocol §5.3
 	Zone    string      // "" for the server's default
 	Project string      // the record must be of this project; "" takes any
+	Pin     wire.Pin    // the server's certificate must be this one, and becomes the agent's .cert; the zero value: an authority vouches for it
 	GOOS    string
 	GOARCH  string
 	HTTP    *http.Client
@@ -63,6 +65,15 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 	if err := wire.CheckGateway(e.Gateway); err != nil {
 		return "", false, fmt.Errorf("enrol: %w", err)
 	}
+	var pinned []byte
+	if !e.Pin.IsZero() {
+		client, cert, err := e.Pin.Trust(ctx, e.Gateway, e.HTTP)
+		if err != nil {
+			return "", false, fmt.Errorf("enrol at %s: %w", e.Gateway, err)
+		}
+		defer client.CloseIdleConnections()
+		e.HTTP, pinned = client, wire.CertificatePEM(cert)
+	}
 	link, err := e.link(ctx)
 	if err != nil {
 		return "", false, fmt.Errorf("enrol at %s: %w", e.Gateway, err)
@@ -75,13 +86,17 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 		return "", false, fmt.Errorf("enrol at %s: fetch package of agent %s: %w", e.Gateway, link.agent,
 			&packageError{err: err, note: filepath.Join(e.Home, enrolmentFile)})
 	}
+	path := filepath.Join(e.Home, config.CertFile)
+	if cert, err = certificates(path, cert, pinned); err != nil {
+		return "", false, fmt.Errorf("enrol: %w", err)
+	}
 	if len(cert) > 0 {
 		// Not a secret, and workers of another account read it.
-		if err := swap.WriteFile(filepath.Join(e.Home, ".cert"), cert, 0o644); err != nil {
+		if err := swap.WriteFile(path, cert, 0o644); err != nil {
 			return "", false, fmt.Errorf("enrol: %w", err)
 		}
 	}
-	path := filepath.Join(e.Home, config.PropertiesFile)
+	path = filepath.Join(e.Home, config.PropertiesFile)
 	if err := swap.WriteFile(path, properties, 0o600); err != nil {
 		return "", false, fmt.Errorf("enrol: %w", err)
 	}
@@ -89,6 +104,34 @@ func (e Enrolment) Run(ctx context.Context) (id string, done bool, err error) {
 		e.Log.Warn("Note of a finished enrolment not removed", "err", err)
 	}
 	return link.agent, true, nil
+}
+
+// certificates are what the agent shall trust on top of the system's: those of its package or, when there are none, those
+// of the file at path, and the pinned one.
+func certificates(path string, packaged, pinned []byte) ([]byte, error) {
+	if len(pinned) == 0 {
+		return packaged, nil
+	}
+	if len(packaged) == 0 {
+		f, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return pinned, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		if packaged, err = io.ReadAll(io.LimitReader(f, maxProperties)); err != nil {
+			return nil, err
+		}
+	}
+	if bytes.Contains(packaged, bytes.TrimSpace(pinned)) {
+		return packaged, nil
+	}
+	if packaged = bytes.TrimSpace(packaged); len(packaged) > 0 {
+		packaged = append(packaged, '\n')
+	}
+	return append(packaged, pinned...), nil
 }
 
 // identityIn is the id of the agent that a home already is, "" when it is none. A file that has an identity and
@@ -324,7 +367,7 @@ func (e *tokenError) Error() string {
 // Hint says where a token comes from.
 func (e *tokenError) Hint() string {
 	if e.code == http.StatusBadRequest || e.code == http.StatusUnauthorized {
-		return "the token is wrong, used up, revoked or expired (after three days, unless made otherwise); make a new one (devopsController enroll-token, or BK-CI's batch install page)"
+		return "the token is wrong or older than three days, or it is used up or revoked; make a new one (devopsController enroll-token, or BK-CI's batch install page)"
 	}
 	return ""
 }

@@ -258,7 +258,7 @@ func (e *Enroller) once(ctx context.Context, how *config.Enrolment) (string, err
 	}
 	client := e.o.HTTP(wire.HTTPOptions{Roots: roots, Proxy: config.Proxy(e.o.Config, config.Settings{}, nil)})
 	defer client.CloseIdleConnections()
-	id, _, err := Enrolment{Home: e.o.Installation.Home, Gateway: how.Gateway, Token: token, Zone: how.Zone, Project: how.Project,
+	id, _, err := Enrolment{Home: e.o.Installation.Home, Gateway: how.Gateway, Token: token, Zone: how.Zone, Project: how.Project, Pin: how.Pin,
 		GOOS: e.o.GOOS, GOARCH: e.o.GOARCH, HTTP: client, Log: e.o.Log}.Run(ctx)
 	return id, err
 }

@@ -22,6 +22,8 @@ const (
 	EnrollGateway = "DEVOPS_AGENT_GATEWAY"
 	// EnrollProject is the project that the token must be of.
 	EnrollProject = "DEVOPS_AGENT_PROJECT"
+	// EnrollPin is the SHA-256 fingerprint of the server's certificate.
+	EnrollPin = "DEVOPS_AGENT_PIN"
 )
 
 // EnrollDirectory is the directory beside agent.toml whose *.toml files say how a machine without identity gets one.
@@ -34,6 +36,7 @@ type Enrolment struct {
 	Token     wire.Secret // in a file of enroll.d only: nobody but the agent's account can read that
 	Zone      string      // "" for the server's default
 	Project   string      // the token must be of this project; "" takes any
+	Pin       wire.Pin    // of the server's certificate; the zero value: an authority that the machine trusts vouches for it
 	From      string      // the file, or the variable, that says so; for people
 }
 
@@ -42,13 +45,20 @@ type Enrolment struct {
 // is the gateway of a file that names none. A file that cannot be used is an error; the files behind it are not looked at, because
 // a machine with a mistake in it must not end up at another server.
 func (c *Config) Enrolment(getenv func(string) string) (*Enrolment, error) {
-	own := Enrolment{Gateway: c.Enroll.Gateway, TokenFile: c.Enroll.TokenFile, Zone: c.Enroll.Zone, From: c.Path}
+	own := Enrolment{Gateway: c.Enroll.Gateway, TokenFile: c.Enroll.TokenFile, Zone: c.Enroll.Zone, Pin: c.Enroll.Pin, From: c.Path}
 	if own.Gateway != "" && own.TokenFile != "" {
 		return &own, nil
 	}
 	if file := strings.TrimSpace(getenv(EnrollTokenFile)); file != "" {
 		e := Enrolment{Gateway: or(own.Gateway, or(strings.TrimSpace(getenv(EnrollGateway)), c.Server.Gateway)), TokenFile: file, Zone: own.Zone,
-			Project: strings.TrimSpace(getenv(EnrollProject)), From: EnrollTokenFile}
+			Project: strings.TrimSpace(getenv(EnrollProject)), Pin: own.Pin, From: EnrollTokenFile}
+		if text := strings.TrimSpace(getenv(EnrollPin)); text != "" && e.Pin.IsZero() {
+			pin, err := wire.ParsePin(text)
+			if err != nil {
+				return nil, &KeyError{File: "environment", Key: EnrollPin, What: "is not a fingerprint: " + err.Error(), Do: pinHelp}
+			}
+			e.Pin = pin
+		}
 		if e.Gateway == "" {
 			return nil, &KeyError{File: "environment", Key: EnrollTokenFile, What: "is set, and nothing says for which server",
 				Do: "set " + EnrollGateway + " to its address, or gateway of [enroll] in agent.toml"}
@@ -85,7 +95,11 @@ type enrolmentFile struct {
 	Token     string `toml:"token"`
 	Zone      string `toml:"zone"`
 	Project   string `toml:"project"`
+	Pin       string `toml:"pin"`
 }
+
+// pinHelp says where a pin comes from.
+const pinHelp = "write what devopsController certificate prints on the machine of the controller"
 
 // maxEnrolment bounds a file of enroll.d, in bytes.
 const maxEnrolment = 64 << 10
@@ -127,7 +141,7 @@ func readEnrolment(path string, own Enrolment) (*Enrolment, error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		key := unknown[0].String()
 		return nil, &KeyError{File: path, Line: lineOf(text, key), Key: key, What: "is not a setting of such a file",
-			Do: "it has gateway, token_file or token, zone and project"}
+			Do: "it has gateway, token_file or token, zone, project and pin"}
 	}
 	r := tomlReader{path: path, text: text, meta: meta}
 	e := &Enrolment{
@@ -136,7 +150,11 @@ func readEnrolment(path string, own Enrolment) (*Enrolment, error) {
 		Token:     wire.Secret(r.line("token", file.Token)),
 		Zone:      or(own.Zone, r.line("zone", file.Zone)),
 		Project:   r.line("project", file.Project),
+		Pin:       own.Pin,
 		From:      path,
+	}
+	if pin := r.pin("pin", file.Pin); e.Pin.IsZero() {
+		e.Pin = pin
 	}
 	switch {
 	case r.err != nil:
@@ -156,6 +174,18 @@ func readEnrolment(path string, own Enrolment) (*Enrolment, error) {
 		e.TokenFile = filepath.Join(filepath.Dir(path), e.TokenFile)
 	}
 	return e, nil
+}
+
+// pin reads a fingerprint; the zero value when there is none.
+func (r *tomlReader) pin(key, text string) wire.Pin {
+	if strings.TrimSpace(text) == "" {
+		return wire.Pin{}
+	}
+	pin, err := wire.ParsePin(text)
+	if err != nil {
+		r.wrong(key, "is not the SHA-256 fingerprint of a certificate", pinHelp)
+	}
+	return pin
 }
 
 func or(value, otherwise string) string {

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
 // TestEnrolment: who says how a machine without identity gets one, and who wins.
@@ -33,6 +35,11 @@ func TestEnrolment(t *testing.T) {
 		"the environment":           {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env"}, files: files{"a.toml": good}, want: Enrolment{Gateway: "http://env", TokenFile: "/run/t", From: EnrollTokenFile}},
 		"and a project":             {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env", EnrollProject: "p"}, want: Enrolment{Gateway: "http://env", TokenFile: "/run/t", Project: "p", From: EnrollTokenFile}},
 		"and a server":              {config: "[server]\ngateway = \"http://srv\"\n", env: map[string]string{EnrollTokenFile: "/run/t"}, want: Enrolment{Gateway: "http://srv", TokenFile: "/run/t", From: EnrollTokenFile}},
+		"a pin":                     {files: files{"a.toml": good + "pin = \"" + wire.PinOf(nil).String() + "\"\n"}, want: Enrolment{Gateway: "http://file", TokenFile: "enroll.d/token", Pin: wire.PinOf(nil), From: "a.toml"}},
+		"a pin of agent.toml":       {config: "[enroll]\npin = \"" + wire.PinOf(nil).String() + "\"\n", files: files{"a.toml": good + "pin = \"" + wire.PinOf([]byte("x")).String() + "\"\n"}, want: Enrolment{Gateway: "http://file", TokenFile: "enroll.d/token", Pin: wire.PinOf(nil), From: "a.toml"}},
+		"a pin that is none":        {files: files{"a.toml": good + "pin = \"3F:A0\"\n"}, line: "a.toml:3: pin is not the SHA-256 fingerprint"},
+		"a pin of the environment":  {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env", EnrollPin: wire.PinOf(nil).String()}, want: Enrolment{Gateway: "http://env", TokenFile: "/run/t", Pin: wire.PinOf(nil), From: EnrollTokenFile}},
+		"and a bad one of it":       {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "http://env", EnrollPin: "x"}, line: "DEVOPS_AGENT_PIN"},
 		"and no server":             {env: map[string]string{EnrollTokenFile: "/run/t"}, line: "nothing says for which server"},
 		"and a bad one":             {env: map[string]string{EnrollTokenFile: "/run/t", EnrollGateway: "ftp://ci"}, line: "is not an address"},
 		"no gateway":                {files: files{"a.toml": "token = \"tok\"\n"}, line: "gateway is missing"},

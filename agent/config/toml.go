@@ -130,6 +130,7 @@ type Enroll struct {
 	Gateway   string
 	TokenFile string // the token itself never stands in a configuration file
 	Zone      string
+	Pin       wire.Pin // of the server's certificate; the zero value when none is pinned
 }
 
 // Limits of agent.toml.
@@ -213,6 +214,7 @@ type tomlFile struct {
 		Gateway   string `toml:"gateway"`
 		TokenFile string `toml:"token_file"`
 		Zone      string `toml:"zone"`
+		Pin       string `toml:"pin"`
 	} `toml:"enroll"`
 }
 
@@ -230,7 +232,7 @@ func tomlKeys() []string {
 		"drain", "drain.timeout",
 		"upgrade", "upgrade.mode", "upgrade.window", "upgrade.jitter", "upgrade.settle_after", "upgrade.max_download",
 		"trust", "trust.keys", "trust.require",
-		"enroll", "enroll.gateway", "enroll.token_file", "enroll.zone",
+		"enroll", "enroll.gateway", "enroll.token_file", "enroll.zone", "enroll.pin",
 	}
 }
 
@@ -320,6 +322,7 @@ func parseConfig(path, text string) (*Config, error) {
 			Gateway:   r.gateway("enroll.gateway", file.Enroll.Gateway),
 			TokenFile: r.line("enroll.token_file", file.Enroll.TokenFile),
 			Zone:      r.line("enroll.zone", file.Enroll.Zone),
+			Pin:       r.pin("enroll.pin", file.Enroll.Pin),
 		},
 	}
 	if token := c.Enroll.TokenFile; token != "" && !filepath.IsAbs(token) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/devops-agent/devops-agent/agent/wire"
 	"github.com/devops-agent/devops-agent/upgrader/trust"
 )
 
@@ -71,7 +72,7 @@ func TestTheExampleShowsEverySetting(t *testing.T) {
 		Drain:   Drain{10 * time.Minute},
 		Upgrade: Upgrade{UpgradeServer, Window{22 * 60, 6 * 60}, 0, 30 * time.Second, 1 << 30},
 		Trust:   Trust{[]trust.Key{key}, true},
-		Enroll:  Enroll{"https://devops.example.com", c.Enroll.TokenFile, "shenzhen"},
+		Enroll:  Enroll{"https://devops.example.com", c.Enroll.TokenFile, "shenzhen", wire.PinOf(nil)},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)

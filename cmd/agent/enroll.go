@@ -25,14 +25,15 @@ import (
 
 // enrolment is what a command line says about getting an identity.
 type enrolment struct {
-	gateway, tokenFile, zone string
-	again                    bool
+	gateway, tokenFile, zone, pin string
+	again                         bool
 }
 
 func (e *enrolment) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&e.gateway, "gateway", "", "address of the server")
 	flags.StringVar(&e.tokenFile, "token-file", "", "file with the install token, - for standard input")
 	flags.StringVar(&e.zone, "zone", "", "zone of the server, where it has several")
+	flags.StringVar(&e.pin, "pin", "", "`SHA-256` fingerprint of the server's certificate, for one that no authority vouches for")
 }
 
 func enrollCommand(where *place) *cobra.Command {
@@ -45,7 +46,8 @@ func enrollCommand(where *place) *cobra.Command {
 			"never from the command line, where every user of the machine could read it.\n" +
 			"A machine that is enrolled already is left alone; --again gives it a new record and a new identity. The old record stays\n" +
 			"on the server until somebody deletes it there.",
-		Example: "  devopsController enroll-token | devopsAgent enroll --gateway http://ci.example.com",
+		Example: "  devopsController enroll-token | devopsAgent enroll --gateway http://ci.example.com\n" +
+			"  devopsAgent enroll --gateway https://ci.example.com --token-file token --pin 3F:A0:… # of a controller's own certificate",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, inst, err := where.open()
 			if err != nil {
@@ -94,6 +96,15 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 			how = *found
 		}
 	}
+	pin := how.Pin
+	if pin.IsZero() {
+		pin = cfg.Enroll.Pin
+	}
+	if e.pin != "" {
+		if pin, err = wire.ParsePin(e.pin); err != nil {
+			return "", false, fmt.Errorf("enroll: --pin: %w", err)
+		}
+	}
 	gateway, zone, tokenFile := or(e.gateway, or(how.Gateway, cfg.Enroll.Gateway)), or(e.zone, or(how.Zone, cfg.Enroll.Zone)), or(e.tokenFile, or(how.TokenFile, cfg.Enroll.TokenFile))
 	if gateway == "" {
 		return "", false, &missingError{"no gateway", "give its address by --gateway, as gateway of [enroll] in agent.toml, or in a file of " + cfg.EnrollFiles()}
@@ -116,7 +127,7 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 		defer func() { err = errors.Join(err, os.RemoveAll(home)) }()
 	}
 	id, done, err = agent.Enrolment{
-		Home: home, Gateway: gateway, Token: token, Zone: zone, Project: how.Project, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
+		Home: home, Gateway: gateway, Token: token, Zone: zone, Project: how.Project, Pin: pin, GOOS: runtime.GOOS, GOARCH: runtime.GOARCH,
 		HTTP: wire.NewHTTPClient(wire.HTTPOptions{Roots: roots, Proxy: config.Proxy(cfg, config.Settings{}, nil)}),
 		Log:  slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
 	}.Run(cmd.Context())
