@@ -71,6 +71,7 @@ type agent struct {
 	sample     []byte               // the last metrics
 	sampledAt  time.Time            // when they came
 	running    []wire.Running       // the last task list
+	past       history              // the last hours, for the page
 }
 
 func newAgent(now time.Time) *agent {
@@ -128,6 +129,7 @@ func same(a, b string) bool {
 // alive notes a sign of life: an agent that was offline is back (protocol §1.6.3).
 func (s *Server) alive(a *agent, now time.Time) {
 	a.seen = now
+	a.past.call(now, len(a.builds))
 	if a.Status == wire.ImportException {
 		a.Status = wire.ImportOK
 		s.saveAgent(a)

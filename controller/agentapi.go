@@ -502,8 +502,10 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request, a *agent) {
 	if !read {
 		return
 	}
+	cpu, memory := shares(data)
 	s.mu.Lock()
 	a.sample, a.sampledAt = data, time.Now()
+	a.past.measure(a.sampledAt, cpu, memory)
 	s.mu.Unlock()
 	ok(w, true)
 }

@@ -28,6 +28,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"GET /builds":               s.apiBuilds,
 		"GET /builds/{id}":          s.apiBuild,
 		"POST /builds/{id}/cancel":  s.apiCancel,
+		"POST /builds/{id}/rerun":   s.apiRerun,
 		"GET /builds/{id}/log":      s.buildLog,
 	} {
 		s.operatorRoute(mux, pattern, h)
@@ -43,6 +44,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
 	method, path, _ := strings.Cut(pattern, " ")
 	mux.HandleFunc(method+" /api/v1"+path, s.operator(pattern, h))
+	mux.Handle(method+" /page/api"+path, s.forSession(pattern, h))
 }
 
 func apiAnswer(w http.ResponseWriter, code int, v any) {

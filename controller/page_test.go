@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,10 +58,9 @@ func TestThePageIsClosedToAllButTheOperator(t *testing.T) {
 	}
 	cookie, _, _ := strings.Cut(set, ";")
 	name, value, _ := strings.Cut(cookie, "=")
-	ends, mac, _ := strings.Cut(value, ".")
 	for what, c := range map[string]string{
-		"none": "", "other": name + "=x", "no end": name + "=." + mac, "a later end": name + "=9" + ends + "." + mac,
-		"the token": name + "=" + string(w.server.Token()), "cut": cookie[:len(cookie)-1],
+		"none": "", "other": name + "=x", "empty": name + "=", "digest": name + "=" + hash(value),
+		"the token": name + "=" + string(w.server.Token()), "cut": cookie[:len(cookie)-1], "longer": cookie + "0",
 	} {
 		if r := w.call("GET", "/page/state", http.Header{"Cookie": {c}}, nil); r.code != 401 {
 			t.Errorf("cookie %s: %d", what, r.code)
@@ -78,6 +77,9 @@ func TestThePageIsClosedToAllButTheOperator(t *testing.T) {
 	}
 	if r := w.call("DELETE", "/session", http.Header{"Cookie": {cookie}}, nil); r.code != 204 || !strings.Contains(r.header.Get("Set-Cookie"), "Max-Age=0") {
 		t.Errorf("sign out: %d %v", r.code, r.header)
+	}
+	if r := w.call("GET", "/page/state", http.Header{"Cookie": {cookie}}, nil); r.code != 401 {
+		t.Errorf("after signing out: %d", r.code)
 	}
 }
 
@@ -97,9 +99,20 @@ func TestASessionEnds(t *testing.T) {
 
 func TestThePageAndItsParts(t *testing.T) {
 	w := serve(t, Options{})
-	for path, kind := range map[string]string{"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"} {
+	kinds := map[string]string{".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+	files, err := pageFiles.ReadDir("page")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	all := make(map[string]string)
+	for _, file := range files {
+		path := "/" + file.Name()
+		all[path] = must(t, file.Name())
+		if path == "/index.html" {
+			path = "/"
+		}
 		r := w.call("GET", path, nil, nil)
-		if r.code != 200 || !strings.HasPrefix(r.header.Get("Content-Type"), kind) || len(r.body) == 0 {
+		if r.code != 200 || !strings.HasPrefix(r.header.Get("Content-Type"), kinds[filepath.Ext(file.Name())]) || len(r.body) == 0 {
 			t.Errorf("%s: %d %v", path, r.code, r.header)
 		}
 		if r.header.Get("Content-Security-Policy") != pagePolicy || r.header.Get("X-Content-Type-Options") != "nosniff" {
@@ -114,15 +127,20 @@ func TestThePageAndItsParts(t *testing.T) {
 			t.Errorf("%s: %d", path, r.code)
 		}
 	}
+	if strings.Contains(pagePolicy, "unsafe") || !strings.Contains(pagePolicy, "default-src 'none'") {
+		t.Errorf("policy: %s", pagePolicy)
+	}
 	// The policy forbids what these would be, and the page is to work offline.
-	for _, name := range []string{"index.html", "page.css", "page.js"} {
-		data, err := os.ReadFile(filepath.Join("page", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, bad := range []string{`https?://`, `innerHTML|outerHTML|insertAdjacent|document\.write`, `\son\w+=`, `<style|style=`, `javascript:`, `eval\(|new Function`} {
-			if found := regexp.MustCompile(bad).Find(data); found != nil {
+	for name, text := range all {
+		text = strings.ReplaceAll(text, `xmlns="http://www.w3.org/2000/svg"`, "")
+		for _, bad := range []string{`https?://`, `innerHTML|outerHTML|insertAdjacent|document\.write|createContextualFragment|DOMParser|srcdoc`, `\son\w+=`, `<style|style=`, `javascript:`, `\beval\(|new Function`} {
+			if found := regexp.MustCompile(bad).FindString(text); found != "" {
 				t.Errorf("%s has %q in it", name, found)
+			}
+		}
+		for _, m := range regexp.MustCompile(`from "\.(/[a-z]+\.js)"`).FindAllStringSubmatch(text, -1) {
+			if all[m[1]] == "" {
+				t.Errorf("%s wants %s", name, m[1])
 			}
 		}
 	}
@@ -131,6 +149,60 @@ func TestThePageAndItsParts(t *testing.T) {
 	for _, m := range regexp.MustCompile(`byId\("([a-z-]+)"\)`).FindAllStringSubmatch(js, -1) {
 		if !strings.Contains(html, `id="`+m[1]+`"`) {
 			t.Errorf("there is no element %s", m[1])
+		}
+	}
+}
+
+// TestEveryTextIsInBothLanguages: each that the scripts ask for is in the table, each of the table is asked for, and
+// the values that belong into it are the same in both.
+func TestEveryTextIsInBothLanguages(t *testing.T) {
+	entry := regexp.MustCompile(`(?m)^\t"([^"]+)": \["((?:[^"\\]|\\.)+)", "((?:[^"\\]|\\.)+)"\],$`)
+	slot := regexp.MustCompile(`\{\d\}`)
+	known := make(map[string]bool)
+	table := must(t, "text.js")
+	for _, m := range entry.FindAllStringSubmatch(table, -1) {
+		if known[m[1]] {
+			t.Errorf("%s is there twice", m[1])
+		}
+		known[m[1]] = true
+		en, zh := slot.FindAllString(m[2], -1), slot.FindAllString(m[3], -1)
+		slices.Sort(en)
+		slices.Sort(zh)
+		if !slices.Equal(slices.Compact(en), slices.Compact(zh)) {
+			t.Errorf("%s: %q and %q", m[1], m[2], m[3])
+		}
+	}
+	if lines := strings.Count(table, "\n\t\""); lines != len(known) || lines < 100 {
+		t.Errorf("%d lines, %d texts", lines, len(known))
+	}
+	all := ""
+	files, err := pageFiles.ReadDir("page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if filepath.Ext(file.Name()) != ".js" || file.Name() == "text.js" {
+			continue
+		}
+		text := must(t, file.Name())
+		all += text
+		for _, m := range regexp.MustCompile(`\bt\("([^"]+)"[,)]`).FindAllStringSubmatch(text, -1) {
+			if !known[m[1]] {
+				t.Errorf("%s asks for %s", file.Name(), m[1])
+			}
+		}
+	}
+	for name := range known {
+		_, last, dotted := strings.Cut(name, ".")
+		if !strings.Contains(all, `"`+name+`"`) && (!dotted || !strings.Contains(all, `"`+last+`"`)) && !strings.HasPrefix(name, "state.") {
+			t.Errorf("nobody asks for %s", name)
+		}
+	}
+	for _, state := range []string{string(Queued), string(Handed), string(Running), string(Succeeded), string(Failed), string(Cancelled), string(Pending), string(Skipped),
+		string(wire.ImportOK), string(wire.ImportException), string(wire.UnImport), string(wire.Deleted), string(InCanary), string(Rolling), string(Done), string(Paused), string(Halted), string(RolledBack),
+		string(Waiting), string(Offered), string(Downloading), string(Upgraded), string(Faulty), string(Left), string(Reverting), string(Reverted)} {
+		if !known["state."+state] {
+			t.Errorf("the state %s has no text", state)
 		}
 	}
 }

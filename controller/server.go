@@ -38,6 +38,8 @@ type Server struct {
 	handler http.Handler
 	closing chan struct{} // closed by Close: held requests are answered
 
+	sessions *sessions // of the page
+
 	mu          sync.Mutex
 	closed      bool
 	agents      map[string]*agent
@@ -65,7 +67,7 @@ type Server struct {
 // timers and serves Handler; Close ends it.
 func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
-	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), agents: make(map[string]*agent),
+	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), sessions: newSessions(), agents: make(map[string]*agent),
 		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
 		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken), enrolTokens: make(map[string]*enrolToken)}
 	if err := s.open(); err != nil {

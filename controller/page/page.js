@@ -1,143 +1,163 @@
-"use strict";
+// The page: signing in, the views by what stands behind the # of the address, and looking again every few seconds.
 
-// What is shown comes from /page/state. Texts go in as text nodes only: nothing that an agent says becomes markup.
+import { byId, el } from "./dom.js";
+import { get, post, remove } from "./api.js";
+import { t, tongue, turn } from "./text.js";
+import { alertBox, clock, field, guard, tick } from "./show.js";
+import * as agents from "./agents.js";
+import * as builds from "./builds.js";
+import * as build from "./build.js";
+import * as submit from "./submit.js";
+import * as upgrades from "./upgrades.js";
+import * as enrol from "./enrol.js";
+
 const every = 3000; // ms between two looks
-const byId = (id) => document.getElementById(id);
+const views = [
+	[/^\/agents$/, agents.list, "agents"],
+	[/^\/agents\/([^/]+)$/, agents.one, "agents"],
+	[/^\/builds$/, builds.list, "builds"],
+	[/^\/builds\/([^/]+)$/, build.one, "builds"],
+	[/^\/submit(?:\/([^/]+))?$/, submit.form, "submit"],
+	[/^\/upgrades$/, upgrades.list, "upgrades"],
+	[/^\/upgrades\/([^/]+)$/, upgrades.one, "upgrades"],
+	[/^\/enrol$/, enrol.form, "enrol"],
+];
+const links = ["agents", "builds", "submit", "upgrades", "enrol"];
 
-function make(tag, className, ...content) {
-	const node = document.createElement(tag);
-	if (className) node.className = className;
-	node.append(...content);
-	return node;
+// app is what views know of the whole: the last state, and whether changes are allowed.
+const app = { state: null, may: false, go: (to) => { location.hash = to; }, look };
+let view = null, section = "", timer = 0, looking = false, again = false, outside = false;
+
+function frame() {
+	document.documentElement.lang = tongue();
+	byId("skip").textContent = t("skip");
+	byId("nav").setAttribute("aria-label", t("nav"));
+	byId("nav").replaceChildren(...links.filter((name) => app.may || (name !== "submit" && name !== "enrol"))
+		.map((name) => el("a", { href: "#/" + name, "aria-current": section === name ? "page" : undefined }, t(name))));
+	byId("language").textContent = t("language");
+	byId("language").setAttribute("aria-label", t("language.label"));
+	byId("leave").textContent = t("leave");
 }
 
-const tones = {
-	IMPORT_OK: "good", done: "good", upgraded: "good", reverted: "good",
-	halted: "bad", failed: "bad", IMPORT_EXCEPTION: "bad", DELETE: "bad",
-	paused: "wait", "rolled-back": "wait", UN_IMPORT: "wait",
-};
-const words = { IMPORT_OK: "online", IMPORT_EXCEPTION: "offline", UN_IMPORT: "never started", UN_IMPORT_OK: "starting" };
-const state = (name) => make("span", "state " + (tones[name] || ""), words[name] || name);
-
-function ago(at, now) {
-	if (!at) return "never";
-	const s = Math.max(0, Math.round((now - at) / 1000));
-	if (s < 5) return "now";
-	if (s < 120) return s + " s ago";
-	if (s < 7200) return Math.round(s / 60) + " min ago";
-	if (s < 172800) return Math.round(s / 3600) + " h ago";
-	return Math.round(s / 86400) + " days ago";
+function closeView() {
+	view?.stop?.();
+	view = null;
 }
 
-// empty is a box that says what to type next.
-function empty(text, ...commands) {
-	const box = make("div", "empty", make("p", "", text));
-	for (const c of commands) box.append(make("p", "", make("code", "", c)));
-	return box;
-}
-
-function rollout(r) {
-	const n = (name) => r.counts[name] || 0;
-	const back = r.state === "rolled-back";
-	const done = back ? n("reverted") : n("upgraded");
-	const all = back ? n("reverted") + n("reverting") : r.matching;
-	const bar = make("progress", "");
-	bar.max = Math.max(1, all);
-	bar.value = done;
-	bar.setAttribute("aria-label", "progress of " + r.version);
-	const parts = [`${done} of ${all} ${back ? "are back" : "have it"}`];
-	const more = [[n("upgraded") - r.proven, "not settled yet"], [n("downloading"), "downloading"], [n("offered"), "told"],
-		[n("waiting") - r.offline, "waiting"], [r.offline, "offline"], [n("failed"), "failed"]];
-	for (const [count, what] of more) if (count > 0 && (!back || what === "failed")) parts.push(count + " " + what);
-	if (r.state === "canary") parts.push(`canaries: ${r.canaries} of ${r.canary} told`);
-	const card = make("article", "card", make("h3", "", r.version + " ", state(r.state), " ",
-		make("small", "", "rollout " + r.id + (r.labels ? " to " + r.labels.join(", ") : " to all agents") + (r.window ? ", " + r.window : ""))), bar, make("p", "soft", parts.join(", ")));
-	if (r.reason) card.append(make("p", "bad", r.reason));
-	if (r.failures.length) {
-		card.append(make("ul", "", ...r.failures.slice(0, 10).map((f) => make("li", "", (f.hostName || f.agent) + ": " + f.reason))));
-		if (n("failed") > 10) card.append(make("p", "soft", `and ${n("failed") - 10} more: devopsController upgrade status ${r.id}`));
+// open shows the view of the address.
+async function open(moved) {
+	closeView();
+	const path = location.hash.slice(1) || "/agents";
+	const found = views.find(([pattern]) => pattern.test(path));
+	section = found ? found[2] : "";
+	frame();
+	const main = byId("main");
+	if (!found) {
+		main.replaceChildren(el("h1", null, t("missing")));
+		return;
 	}
-	if (r.state === "halted") card.append(make("p", "", "Go on: ", make("code", "", "devopsController upgrade resume"), " or give up: ", make("code", "", "devopsController upgrade rollback")));
-	if (r.state === "paused") card.append(make("p", "", "Go on: ", make("code", "", "devopsController upgrade resume")));
-	return card;
+	main.replaceChildren(el("p", { class: "soft" }, t("loading")));
+	const args = found[0].exec(path).slice(1).map((part) => part && decodeURIComponent(part));
+	const mine = { root: el("div") };
+	view = mine;
+	Object.assign(mine, found[1](mine.root, app, ...args));
+	if (looking) await looking; // it asked for the view before
+	if (view === mine) await look();
+	if (view !== mine) return;
+	main.replaceChildren(mine.root);
+	const title = mine.root.querySelector("h1");
+	document.title = (title ? title.textContent + " · " : "") + "devopsController";
+	if (moved) {
+		scrollTo(0, 0);
+		main.focus({ preventScroll: true });
+	}
+	mine.shown?.();
 }
 
-function agents(list, now) {
-	const head = ["Name", "State", "Version", "System", "Builds", "Last contact", "Upgrade"];
-	const body = make("tbody", "", ...list.map((a) => {
-		const up = a.upgrade ? [a.upgrade.version + " ", state(a.upgrade.state)] : [""];
-		const cells = [[a.hostName || a.id], [state(a.status)], [a.agentVersion || ""], [a.system], [a.builds ? String(a.builds) : ""], [ago(a.seenAt, now)], up];
-		return make("tr", "", ...cells.map((content, i) => {
-			const cell = make("td", "", make("span", "", ...content));
-			cell.dataset.name = head[i];
-			return cell;
-		}));
-	}));
-	const titles = head.map((text) => {
-		const cell = make("th", "", text);
-		cell.scope = "col";
-		return cell;
-	});
-	return make("table", "", make("thead", "", make("tr", "", ...titles)), body);
-}
-
-function show(s) {
-	byId("version").textContent = s.version;
-	const rollouts = s.rollouts.map(rollout);
-	if (!rollouts.length && !s.releases) rollouts.push(empty("Nothing to upgrade to yet. Add programs:", "devopsController upgrade add bin/ --version v1.2.3"));
-	else if (!rollouts.length) rollouts.push(empty("No rollout yet. Offer a release to the agents:", "devopsController upgrade offer " + s.newest));
-	byId("rollouts").replaceChildren(...rollouts);
-	byId("agents-count").textContent = s.total ? `${s.online} of ${s.total} online` : "";
-	const rows = s.total ? [agents(s.agents, s.now)]
-		: [empty("No agent yet. On this machine:", "devopsController enroll-token | devopsAgent enroll --gateway " + location.origin)];
-	if (s.total > s.agents.length) rows.push(make("p", "soft", `and ${s.total - s.agents.length} more: devopsController agents`));
-	byId("agents").replaceChildren(...rows);
-}
-
-function enter(inside) {
-	byId("inside").hidden = byId("leave").hidden = !inside;
-	byId("door").hidden = inside;
-	if (!inside) byId("token").focus();
-}
-
-let timer = 0;
+// look asks for everything that is shown.
 async function look() {
 	clearTimeout(timer);
-	try {
-		const answer = await fetch("/page/state", { cache: "no-store" });
-		if (answer.status === 401) {
-			byId("note").textContent = "";
-			enter(false);
-			return;
-		}
-		if (!answer.ok) throw new Error(answer.statusText);
-		show(await answer.json());
-		byId("note").textContent = "";
-		enter(true);
-	} catch {
-		byId("note").textContent = "The controller does not answer; what you see may be old.";
+	if (looking) {
+		again = true;
+		return looking;
 	}
-	timer = setTimeout(look, document.hidden ? 10 * every : every);
+	looking = (async () => {
+		try {
+			app.state = await get("/page/state?" + (view?.query?.() || "limit=0"));
+			clock(app.state.now);
+			const may = app.state.role === "operator";
+			if (may !== app.may) {
+				app.may = may;
+				frame();
+			}
+			byId("version").textContent = app.state.version;
+			if (outside) return; // signed out meanwhile
+			byId("nav").hidden = byId("leave").hidden = false;
+			await view?.refresh?.();
+			byId("note").textContent = may ? "" : t("viewer");
+			tick(byId("main"));
+		} catch (err) {
+			if (err.code === 401) return door();
+			if (err.name !== "AbortError") byId("note").textContent = err.code ? t("failed", err.message) : t("down");
+		} finally {
+			looking = false;
+		}
+		timer = setTimeout(look, again ? 0 : document.hidden ? 10 * every : every);
+		again = false;
+	})();
+	return looking;
 }
 
-byId("sign-in").addEventListener("submit", async (event) => {
-	event.preventDefault();
-	byId("refused").textContent = "";
-	try {
-		const answer = await fetch("/session", { method: "POST", body: new URLSearchParams({ token: byId("token").value.trim() }) });
-		if (answer.ok) {
-			byId("token").value = "";
-			look();
-			return;
+// door asks for a token.
+function door() {
+	clearTimeout(timer);
+	closeView();
+	app.state = null;
+	outside = true;
+	byId("nav").hidden = byId("leave").hidden = true;
+	byId("note").textContent = "";
+	document.title = t("door") + " · devopsController";
+	const refused = alertBox();
+	const token = el("input", { type: "password", name: "token", autocomplete: "current-password", required: true });
+	byId("main").replaceChildren(el("form", { class: "door", onsubmit: guard(refused, async () => {
+		try {
+			await post("/session", new URLSearchParams({ token: token.value.trim() }));
+		} catch (err) {
+			if (err.code === 401 || err.code === 429) {
+				refused.textContent = t(err.code === 401 ? "door.wrong" : "door.often");
+				token.select();
+				return;
+			}
+			throw err;
 		}
-		byId("refused").textContent = answer.status === 401 ? "This is not the token." : "It did not work: " + answer.statusText;
-	} catch {
-		byId("refused").textContent = "The controller does not answer.";
-	}
+		outside = false;
+		open(true);
+	}) }, el("h1", null, t("door")), field(t("door.token"), token), el("button", { class: "main" }, t("door")), refused,
+	el("p", { class: "hint" }, t("door.hint"), " ", el("code", null, t("door.file")))));
+	token.focus();
+}
+
+byId("language").addEventListener("click", () => {
+	turn();
+	frame();
+	if (outside) door();
+	else open(false);
 });
 byId("leave").addEventListener("click", async () => {
-	await fetch("/session", { method: "DELETE" });
-	look();
+	try {
+		await remove("/session");
+	} finally {
+		frame();
+		door();
+	}
 });
-document.addEventListener("visibilitychange", () => document.hidden || byId("inside").hidden || look());
-look();
+byId("skip").addEventListener("click", (event) => {
+	event.preventDefault();
+	byId("main").focus();
+});
+addEventListener("hashchange", () => { if (!outside) open(true); });
+addEventListener("signed-out", door);
+document.addEventListener("visibilitychange", () => { if (!document.hidden && app.state) look(); });
+setInterval(() => { if (app.state && !document.hidden) tick(byId("main")); }, 1000);
+frame();
+open(false);
