@@ -30,6 +30,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"POST /builds/{id}/cancel":  s.apiCancel,
 		"POST /builds/{id}/rerun":   s.apiRerun,
 		"GET /builds/{id}/log":      s.buildLog,
+		"POST /backup":              s.apiBackup,
 	} {
 		s.operatorRoute(mux, pattern, h)
 	}
@@ -76,7 +77,7 @@ func operatorError(w http.ResponseWriter, err error) {
 		code = http.StatusNotFound
 	case errors.As(err, &input) || errors.As(err, &spec):
 		code = http.StatusBadRequest
-	case errors.Is(err, errClosed) || errors.As(err, &locked):
+	case errors.Is(err, errClosed), errors.Is(err, errBackingUp), errors.As(err, &locked):
 		code = http.StatusServiceUnavailable
 	}
 	apiAnswer(w, code, map[string]string{"error": err.Error()})

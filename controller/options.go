@@ -29,6 +29,8 @@ type Options struct {
 	KeepLogs      time.Duration // …and the logs of builds that did; 0 keeps them
 	KeepBytes     int64         // the oldest logs, then builds, are removed while the data base uses more; 0 is no limit
 	KeepEvery     time.Duration // how often that is looked at; 1 h
+	BackupEvery   time.Duration // how often the controller backs itself up into the folder backups; 0 is never
+	BackupKeep    int           // how many of those are kept; 7
 	MaxHandOuts   int           // a build handed out so often without a start fails; 10
 	MaxAudit      int           // entries of the audit log; older ones are forgotten; 100,000
 	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
@@ -73,6 +75,9 @@ func (o Options) withDefaults() Options {
 		if *d.value <= 0 {
 			*d.value = d.initial
 		}
+	}
+	if o.BackupKeep <= 0 {
+		o.BackupKeep = 7
 	}
 	if o.MaxHandOuts <= 0 {
 		o.MaxHandOuts = 10

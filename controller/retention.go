@@ -19,8 +19,10 @@ CREATE INDEX script_ended ON script (json_extract(doc, '$.endedAt')) WHERE json_
 
 // Names in the table counter.
 const (
-	countBuilds  = "build"
-	countScripts = "script"
+	countBuilds   = "build"
+	countScripts  = "script"
+	countRuns     = "run"
+	countRollouts = "rollout"
 )
 
 // How much is removed in one transaction: little enough that nobody notices who waits for the next.
@@ -57,7 +59,7 @@ func (s *Server) prune(ctx context.Context, now time.Time) error {
 	err := removed.logs()
 	if age := s.opts.KeepBuilds; err == nil && age > 0 {
 		if err = removed.records(millis(now.Add(-age))); err == nil {
-			err = removed.scripts(millis(now.Add(-age)))
+			err = errors.Join(removed.scripts(millis(now.Add(-age))), removed.runs(millis(now.Add(-age))))
 		}
 	}
 	if age := s.opts.KeepLogs; err == nil && age > 0 {
@@ -67,7 +69,7 @@ func (s *Server) prune(ctx context.Context, now time.Time) error {
 		err = removed.until(limit)
 	}
 	if err == nil && removed.any() {
-		s.log.Info("Old builds and logs were removed", "builds", removed.builds, "logs", removed.logsGone, "scripts", removed.ended)
+		s.log.Info("Old builds and logs were removed", "builds", removed.builds, "logs", removed.logsGone, "others", removed.others)
 		err = s.giveBack(ctx, s.opts.spareBytes())
 	}
 	return err
@@ -75,12 +77,12 @@ func (s *Server) prune(ctx context.Context, now time.Time) error {
 
 // removal is one prune.
 type removal struct {
-	server                  *Server
-	ctx                     context.Context
-	builds, logsGone, ended int
+	server                   *Server
+	ctx                      context.Context
+	builds, logsGone, others int
 }
 
-func (r *removal) any() bool { return r.builds+r.logsGone+r.ended > 0 }
+func (r *removal) any() bool { return r.builds+r.logsGone+r.others > 0 }
 
 // aside makes one change while nobody waits for another, and then rests for as long as that took.
 func (s *Server) aside(ctx context.Context, apply func(*sql.Tx) error) error {
@@ -253,20 +255,30 @@ func (r *removal) logs() error {
 	}
 }
 
+// runs removes runs that ended before a time. Their builds end no later, and are removed by themselves.
+func (r *removal) runs(before int64) error {
+	return r.byDocument("run", "number", "finishedAt", countRuns, before)
+}
+
 // scripts removes pipeline scripts that ended before a time.
 func (r *removal) scripts(before int64) error {
+	return r.byDocument("script", "id", "endedAt", countScripts, before)
+}
+
+// byDocument removes rows of a table whose document has a time that is too long ago.
+func (r *removal) byDocument(table, key, member, counter string, before int64) error {
+	at := fmt.Sprintf("json_extract(doc, '$.%s')", member)
 	for {
-		found, err := r.server.numbers(`SELECT id FROM script WHERE json_extract(doc, '$.endedAt') IS NOT NULL AND json_extract(doc, '$.endedAt') < ?
-			ORDER BY json_extract(doc, '$.endedAt') LIMIT ?`, before, chunkRecords)
+		found, err := r.server.numbers(fmt.Sprintf(`SELECT %s FROM %s WHERE %s IS NOT NULL AND %s < ? ORDER BY %s LIMIT ?`, key, table, at, at, at), before, chunkRecords)
 		if err != nil || len(found) == 0 {
 			return err
 		}
 		err = r.server.aside(r.ctx, func(tx *sql.Tx) error {
 			for _, id := range found {
-				if err := raiseCounter(tx, countScripts, id); err != nil {
+				if err := raiseCounter(tx, counter, id); err != nil {
 					return err
 				}
-				if _, err := tx.Exec(`DELETE FROM script WHERE id = ?`, id); err != nil {
+				if _, err := tx.Exec(fmt.Sprintf(`DELETE FROM %s WHERE %s = ?`, table, key), id); err != nil {
 					return err
 				}
 			}
@@ -275,7 +287,7 @@ func (r *removal) scripts(before int64) error {
 		if err != nil {
 			return err
 		}
-		r.ended += len(found)
+		r.others += len(found)
 	}
 }
 

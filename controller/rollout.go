@@ -911,7 +911,11 @@ func (s *Server) loadRollouts(now time.Time) error {
 	for _, r := range s.rollouts {
 		s.count(r)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastRollout) },
+		`SELECT max(?, (SELECT coalesce(max(value), 0) FROM counter WHERE name = ?))`, s.lastRollout, countRollouts)
 }
 
 func (s *Server) findRollout(id int64) *rollout {

@@ -260,7 +260,8 @@ func (s *Server) loadRuns(now time.Time) error {
 		s.runs[r.ID] = r
 		s.settle(r, now)
 	}
-	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastRun) }, `SELECT coalesce(max(number), 0) FROM run`)
+	return s.store.each(func(scan func(...any) error) error { return scan(&s.lastRun) }, `SELECT max((SELECT coalesce(max(number), 0) FROM run),
+		(SELECT coalesce(max(value), 0) FROM counter WHERE name = ?))`, countRuns)
 }
 
 // lapseRuns tries again to write what the disk refused.

@@ -16,8 +16,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	_ "modernc.org/sqlite" // the driver
 
 	"github.com/devops-agent/devops-agent/agent/wire"
 )
@@ -37,6 +36,7 @@ type Server struct {
 	token   wire.Secret  // of the operator
 	handler http.Handler
 	closing chan struct{} // closed by Close: held requests are answered
+	backing sync.Mutex    // held while a backup is made
 
 	sessions *sessions // of the page
 
@@ -88,19 +88,17 @@ func (s *Server) open() (err error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the data directory: %w", err)
 		}
-		s.lock = flock.New(filepath.Join(dir, "controller.lock"), flock.SetPermissions(0o600))
-		locked, err := s.lock.TryLock()
-		if err != nil {
-			return fmt.Errorf("lock %s: %w", dir, err)
+		if s.lock, err = lockDir(dir); err != nil {
+			return err
 		}
-		if !locked {
-			s.lock = nil
-			return &BusyError{Dir: dir}
+		if _, err := os.Stat(filepath.Join(dir, restoreMark)); err == nil {
+			return &UnfinishedError{Dir: dir}
 		}
+		sweepBackups(dir)
 		if s.files, err = openFiles(filepath.Join(dir, "files")); err != nil {
 			return err
 		}
-		path = filepath.Join(dir, "controller.db")
+		path = filepath.Join(dir, databaseFile)
 	}
 	if s.token, err = operatorToken(s.opts.Dir); err != nil {
 		return err
@@ -112,31 +110,6 @@ func (s *Server) open() (err error) {
 		return damaged(path, err)
 	}
 	return damaged(path, s.load(time.Now()))
-}
-
-// DamageError says that the data base file is none, or is damaged.
-type DamageError struct {
-	Path string
-	Err  error
-}
-
-// Error names the file and what is wrong with it.
-func (e *DamageError) Error() string { return e.Path + ": " + e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *DamageError) Unwrap() error { return e.Err }
-
-// Hint says how to go on.
-func (e *DamageError) Hint() string {
-	return "put a copy of it back, or move it and its -wal and -shm files away to begin anew: agents must enrol again then"
-}
-
-func damaged(path string, err error) error {
-	var bad *sqlite.Error
-	if errors.As(err, &bad) && (bad.Code() == sqlite3.SQLITE_NOTADB || bad.Code() == sqlite3.SQLITE_CORRUPT) {
-		return &DamageError{Path: path, Err: err}
-	}
-	return err
 }
 
 // BusyError says that another controller uses the data directory.
@@ -274,6 +247,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var housework sync.WaitGroup
 	defer housework.Wait()
 	housework.Go(func() { s.keep(ctx) })
+	housework.Go(func() { s.backups(ctx) })
 	tick := time.NewTicker(s.opts.tick())
 	defer tick.Stop()
 	for {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -56,18 +55,19 @@ type ticket struct {
 
 // openStore opens or creates the data base file, or one in memory when path is "", and brings it to the newest version.
 func openStore(path string, log *slog.Logger) (*store, error) {
+	if path != "" {
+		sweepCopies(path)
+		if err := prepareFile(path, log); err != nil {
+			return nil, err
+		}
+	}
+	return openFile(path, log)
+}
+
+func openFile(path string, log *slog.Logger) (*store, error) {
 	memory := path == ""
 	dsn := ":memory:"
 	if !memory {
-		// Made here, because SQLite would make it readable for all; its -wal and -shm files take the mode over.
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		if err := f.Close(); err != nil {
-			return nil, err
-		}
-		sweepCopies(path)
 		dsn = fileURI(path) + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate"
 	}
 	st := &store{lead: make(chan struct{}, 1), lastLine: make(map[int64]int64)}

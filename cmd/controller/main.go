@@ -52,6 +52,7 @@ func commands(f *flags) *cobra.Command {
 	p.BoolVar(&f.json, "json", false, "write JSON")
 	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
 		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
+	root.AddCommand(backupCommand(f), restoreCommand(f))
 	return root
 }
 

@@ -32,7 +32,7 @@ type endpoint struct {
 func serveCommand(f *flags) *cobra.Command {
 	var listen, level string
 	var o controller.Options
-	keep := retentionFlags{builds: days(90 * 24 * time.Hour), logs: days(30 * 24 * time.Hour), bytes: 10 << 30}
+	keep := retentionFlags{builds: days(90 * 24 * time.Hour), logs: days(30 * 24 * time.Hour), bytes: 10 << 30, every: days(24 * time.Hour)}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the controller until it is told to stop", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

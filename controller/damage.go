@@ -1,0 +1,140 @@
+package controller
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// DamageError says that the data base file is none, or is damaged.
+type DamageError struct {
+	Path   string
+	Err    error
+	Backup string // the newest that the controller made by itself, "" when there is none
+	MadeAt time.Time
+}
+
+// Error names the file and what is wrong with it.
+func (e *DamageError) Error() string { return e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// Hint says how to go on.
+func (e *DamageError) Hint() string {
+	dir := filepath.Dir(e.Path)
+	if e.Backup != "" {
+		return fmt.Sprintf("the newest backup is of %s; put it back with: devopsController restore --force --data %s %s", e.MadeAt.Format(time.DateTime), dir, e.Backup)
+	}
+	return fmt.Sprintf("put a backup back with: devopsController restore --force --data %s FILE; or move it and its -wal and -shm files away to begin anew: agents must enrol again then", dir)
+}
+
+// damaged makes a DamageError of what SQLite says about a broken file, and leaves other errors alone.
+func damaged(path string, err error) error {
+	var known *DamageError
+	if errors.As(err, &known) {
+		return err
+	}
+	var bad *sqlite.Error
+	var broken *brokenError
+	if errors.As(err, &broken) || errors.As(err, &bad) && (bad.Code()&0xff == sqlite3.SQLITE_NOTADB || bad.Code()&0xff == sqlite3.SQLITE_CORRUPT) {
+		e := &DamageError{Path: path, Err: err}
+		e.Backup, e.MadeAt = newestBackup(filepath.Dir(path))
+		return e
+	}
+	return err
+}
+
+// startCheck is the size up to which a data base is looked at page by page at every start: that takes a second or
+// less. Larger ones are when a backup is made.
+const startCheck = 128 << 20
+
+// prepareFile makes a new data base where there is none, and refuses files that can be none: an empty one would be taken
+// for a new one, and all agents would be unknown.
+func prepareFile(path string, log *slog.Logger) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(path + "-wal"); err == nil {
+			return damaged(path, &brokenError{[]string{"it is not there, but its -wal file is"}})
+		}
+		return makeDatabase(path, log)
+	}
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return damaged(path, &brokenError{[]string{"the file is empty"}})
+	}
+	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+		return nil // it may hold what is missing
+	}
+	if want, err := headerSize(path); err == nil && want > info.Size() {
+		return damaged(path, &brokenError{[]string{fmt.Sprintf("the file has %d bytes, %d are missing", info.Size(), want-info.Size())}})
+	}
+	if info.Size() > startCheck {
+		return nil
+	}
+	_, err = quickCheck(context.Background(), path)
+	return damaged(path, err)
+}
+
+// headerSize is how long a data base says that it is, 0 where it does not (SQLite's file format, 1.3).
+func headerSize(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	var h [100]byte
+	if _, err := io.ReadFull(f, h[:]); err != nil {
+		return 0, err
+	}
+	page, count := int64(binary.BigEndian.Uint16(h[16:])), int64(binary.BigEndian.Uint32(h[28:]))
+	if page == 1 {
+		page = 65536
+	}
+	if string(h[:16]) != "SQLite format 3\x00" || binary.BigEndian.Uint32(h[24:]) != binary.BigEndian.Uint32(h[92:]) {
+		return 0, nil
+	}
+	return page * count, nil
+}
+
+// makeDatabase makes a data base under another name first: one that has its name is whole.
+func makeDatabase(path string, log *slog.Logger) error {
+	fresh := path + ".new"
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(fresh + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	// Made here, because SQLite would make it readable for all; its -wal and -shm files take the mode over.
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	st, err := openFile(fresh, log)
+	if err != nil {
+		return err
+	}
+	if err := st.close(); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return err
+	}
+	syncFolder(filepath.Dir(path))
+	return nil
+}
