@@ -267,13 +267,26 @@ func addToZip(zw *zip.Writer, name string, mode os.FileMode, from io.Reader) err
 	return err
 }
 
+// certificate is what new agents shall trust on top of their system's: what the operator put beside the data base, and the
+// certificate that the controller made for itself.
 func (s *Server) certificate() []byte {
 	if s.opts.Dir == "" {
 		return nil
 	}
 	data, err := os.ReadFile(filepath.Join(s.opts.Dir, "cert.pem"))
 	if err != nil {
-		return nil
+		data = nil
+	}
+	if s.opts.OwnCertificate {
+		own, err := readCertFile(filepath.Join(s.opts.Dir, OwnCertFile))
+		if err != nil {
+			s.log.Error("The controller's certificate could not be read", "err", err)
+			return data
+		}
+		if len(data) > 0 && data[len(data)-1] != '\n' {
+			data = append(data, '\n')
+		}
+		data = append(data, own...)
 	}
 	return data
 }

@@ -12,7 +12,9 @@ type Options struct {
 	PublicURL  string       // how machines reach this controller; "" is what each of them called
 	Version    string       // of the program, for GET /api/v1/version
 	SecretsKey string       // file with the key of encrypted values; "" is SecretsKeyFile in Dir
-	Repo       string       // directory of a package repository to serve below /repo/; "" serves none
+	// OwnCertificate says that the controller serves HTTPS with the certificate of OwnCertFile in Dir: new agents get it.
+	OwnCertificate bool
+	Repo           string // directory of a package repository to serve below /repo/; "" serves none
 
 	OfflineAfter  time.Duration // an agent without a sign of life is IMPORT_EXCEPTION; 50 s
 	StartWithin   time.Duration // a build handed out whose worker did not start goes back; 3 min

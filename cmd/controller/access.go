@@ -165,13 +165,16 @@ func enrollTokenCommand(f *flags) *cobra.Command {
 			if f.json {
 				return f.printJSON(made)
 			}
-			machines := ""
+			machines, pin := "", ""
+			if c.pin != "" {
+				pin = " --pin " + c.pin
+			}
 			if made.Uses == 1 {
 				machines = " for one machine"
 			} else if made.Uses > 1 {
 				machines = fmt.Sprintf(" for %d machines", made.Uses)
 			}
-			_, _ = fmt.Fprintf(f.err, "valid until %s%s; on the machine: devopsAgent enroll --gateway %s, and give it this token:\n", moment(made.ExpiresAt), machines, c.base)
+			_, _ = fmt.Fprintf(f.err, "valid until %s%s; on the machine: devopsAgent enroll --gateway %s%s, and give it this token:\n", moment(made.ExpiresAt), machines, c.base, pin)
 			_, err = fmt.Fprintln(f.out, made.Token)
 			return err
 		},

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +23,7 @@ import (
 // api is the operator's side of a controller.
 type api struct {
 	base  string
+	pin   string // fingerprint of the certificate that machines must pin; "" when they need not
 	token wire.Secret
 	http  *http.Client
 }
@@ -62,18 +65,35 @@ func (e *downError) Hint() string { return "start one with: devopsController ser
 
 // open finds the controller: by --url, or by the endpoint file of the data directory.
 func (f *flags) open() (*api, error) {
-	c := &api{base: f.url, http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true}
+	c := &api{base: f.url, http: &http.Client{Transport: transport}}
+	pin := f.pin
 	if c.base == "" {
-		path := filepath.Join(f.dir(), endpointFile)
-		data, err := os.ReadFile(path)
-		if err != nil {
+		at, err := readEndpoint(f.dir())
+		var unread *fs.PathError
+		if errors.As(err, &unread) {
 			return nil, &downError{url: f.dir(), err: err}
 		}
-		var at endpoint
-		if err := json.Unmarshal(data, &at); err != nil {
-			return nil, fmt.Errorf("read %s: %w", path, err)
+		if err != nil {
+			return nil, err
 		}
 		c.base = at.URL
+		if pin == "" {
+			pin = at.SHA256
+		}
+		if at.Own {
+			c.pin = at.SHA256
+		}
+	}
+	if pin != "" {
+		p, err := wire.ParsePin(pin)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = p.TLS()
+		if f.pin != "" {
+			c.pin = p.String()
+		}
 	}
 	c.base = wire.BaseURL(c.base)
 	path := f.tokenFile
@@ -110,6 +130,15 @@ func (c *api) send(ctx context.Context, method, path string, body io.Reader) (*h
 	req.Header.Set("Authorization", "Bearer "+string(c.token))
 	resp, err := c.http.Do(req)
 	if err != nil {
+		var wrong *wire.PinError
+		var untrusted *tls.CertificateVerificationError
+		switch {
+		case errors.As(err, &wrong):
+			wrong.Host = req.URL.Host
+			return nil, wrong
+		case errors.As(err, &untrusted):
+			return nil, &untrustedError{url: c.base, err: untrusted}
+		}
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			err = syscall.ECONNREFUSED
 		}

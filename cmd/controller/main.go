@@ -24,6 +24,7 @@ func run(ctx context.Context, args []string) error {
 type flags struct {
 	data      string
 	url       string
+	pin       string
 	tokenFile string
 	json      bool
 	out, err  io.Writer
@@ -49,9 +50,10 @@ func commands(f *flags) *cobra.Command {
 	p.StringVar(&f.data, "data", "", "data `directory` (default "+dataDir()+")")
 	p.StringVar(&f.url, "url", "", "`address` of a controller elsewhere; needs --token-file")
 	p.StringVar(&f.tokenFile, "token-file", "", "`file` with the operator's token (default operator.token in the data directory)")
+	p.StringVar(&f.pin, "pin", "", "`SHA-256` fingerprint of the certificate of a controller elsewhere, for one that nobody vouches for")
 	p.BoolVar(&f.json, "json", false, "write JSON")
 	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
-		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
+		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), certificateCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
 	root.AddCommand(backupCommand(f), restoreCommand(f))
 	return root
 }

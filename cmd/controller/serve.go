@@ -27,11 +27,16 @@ const endpointFile = "endpoint.json"
 type endpoint struct {
 	URL string `json:"url"`
 	PID int    `json:"pid"`
+	// With TLS only:
+	CertFile string `json:"certFile,omitempty"`
+	SHA256   string `json:"sha256,omitempty"` // fingerprint of the certificate
+	Own      bool   `json:"own,omitempty"`    // the controller made it for itself: nobody vouches for it
 }
 
 func serveCommand(f *flags) *cobra.Command {
 	var listen, level string
 	var o controller.Options
+	var secure tlsFlags
 	keep := retentionFlags{builds: days(90 * 24 * time.Hour), logs: days(30 * 24 * time.Hour), bytes: 10 << 30, every: days(24 * time.Hour)}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the controller until it is told to stop", Args: cobra.NoArgs,
@@ -46,14 +51,18 @@ func serveCommand(f *flags) *cobra.Command {
 				}
 				o.PublicURL = wire.BaseURL(o.PublicURL)
 			}
-			o.Dir, o.Version = f.dir(), cli.Version()
+			if err := secure.check(); err != nil {
+				return err
+			}
+			o.Dir, o.Version, o.OwnCertificate = f.dir(), cli.Version(), secure.mode == "self"
 			keep.set(&o)
 			o.Log = slog.New(slog.NewTextHandler(f.err, &slog.HandlerOptions{Level: min}))
-			return f.serve(cmd.Context(), listen, o)
+			return f.serve(cmd.Context(), listen, &secure, o)
 		},
 	}
 	fl := cmd.Flags()
 	keep.add(fl)
+	secure.add(fl)
 	fl.StringVar(&listen, "listen", "127.0.0.1:21800", "`address` to listen on; port 0 picks a free one")
 	fl.StringVar(&o.PublicURL, "public-url", "", "`address` by which machines reach this controller (default: what each of them called)")
 	fl.StringVar(&o.Repo, "repo", "", "`directory` of a package repository, as packager makes it, to serve below /repo/ to everybody")
@@ -76,17 +85,27 @@ func serveCommand(f *flags) *cobra.Command {
 }
 
 // serve runs until ctx is done, then lets requests finish and closes the data base.
-func (f *flags) serve(ctx context.Context, listen string, o controller.Options) (err error) {
+func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o controller.Options) (err error) {
 	server, err := controller.Open(o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
+	cert, err := secure.open(o, listen)
+	if err != nil {
+		return err
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	at := endpoint{URL: localURL(listener.Addr()), PID: os.Getpid()}
+	at := endpoint{URL: localURL(listener.Addr(), cert != nil), PID: os.Getpid()}
+	describe := func() {
+		if cert != nil {
+			at.CertFile, at.SHA256, at.Own = cert.File(), cert.Pin().String(), o.OwnCertificate
+		}
+	}
+	describe()
 	path := filepath.Join(o.Dir, endpointFile)
 	if err := writeEndpoint(path, at); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", endpointFile, err), listener.Close())
@@ -99,11 +118,29 @@ func (f *flags) serve(ctx context.Context, listen string, o controller.Options) 
 	defer stop(nil)
 	var parts sync.WaitGroup
 	parts.Go(func() { stop(server.Run(ctx)) })
-	parts.Go(func() { stop(web.Serve(listener)) })
+	if cert == nil {
+		parts.Go(func() { stop(web.Serve(listener)) })
+	} else {
+		web.TLSConfig = cert.TLS()
+		parts.Go(func() { stop(web.ServeTLS(listener, "", "")) })
+	}
 	if f.json {
 		err = f.printJSON(at)
 	} else {
 		_, err = fmt.Fprintf(f.out, "devopsController %s serves %s\n", cli.Version(), at.URL)
+		if err == nil && at.Own {
+			_, err = fmt.Fprintf(f.out, "certificate SHA-256 %s\n", at.SHA256)
+		}
+	}
+	if cert != nil { // from here on at is its own
+		parts.Go(func() {
+			stop(cert.Run(ctx, certLook, func() {
+				describe()
+				if err := writeEndpoint(path, at); err != nil {
+					o.Log.Error("The file that says where the controller is could not be written", "err", err)
+				}
+			}))
+		})
 	}
 	if err != nil {
 		stop(err)
@@ -123,16 +160,34 @@ func (f *flags) serve(ctx context.Context, listen string, o controller.Options) 
 }
 
 // localURL is the address for clients on this machine.
-func localURL(addr net.Addr) string {
+func localURL(addr net.Addr, secure bool) string {
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
-		return "http://" + addr.String()
+		return scheme + addr.String()
 	}
 	host := tcp.IP.String()
 	if tcp.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+	return scheme + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+}
+
+// readEndpoint reads where the controller of a data directory is.
+func readEndpoint(dir string) (endpoint, error) {
+	path := filepath.Join(dir, endpointFile)
+	var at endpoint
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return at, err
+	}
+	if err := json.Unmarshal(data, &at); err != nil {
+		return at, fmt.Errorf("read %s: %w", path, err)
+	}
+	return at, nil
 }
 
 func writeEndpoint(path string, at endpoint) error {
