@@ -10,7 +10,7 @@ import (
 
 // Differences says what a package that was read has other than its manifest: an entry missing or too much; another kind, mode,
 // owner, target or content. It is empty for a package that was written from the manifest. Directories that only lead to entries of the
-// manifest may be in a package beside it. What a format does not have (modes and owners on Windows) is not compared.
+// manifest may be in a package beside it, and programs for Windows may have been signed. What a format does not have (modes and owners on Windows) is not compared.
 func Differences(m Manifest, l Listing) ([]string, error) {
 	var found []string
 	differ := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
@@ -51,6 +51,11 @@ func Differences(m Manifest, l Listing) ([]string, error) {
 		data, err := f.Read()
 		if err != nil {
 			return nil, err
+		}
+		if e.Bare != "" {
+			if bare, _ := bareSum(data); bare == e.Bare {
+				continue
+			}
 		}
 		sum := sha256.Sum256(data)
 		if e.Size != int64(len(data)) || e.Sum != hex.EncodeToString(sum[:]) {

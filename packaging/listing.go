@@ -28,6 +28,7 @@ type Entry struct {
 	Time         time.Time
 	Target       string // of a link
 	Sum          string // SHA-256 of the content in hex, "" where there is none
+	Bare         string // SHA-256 in hex of a program for Windows without the Authenticode signature that it has, which is not checked; else ""
 }
 
 // String is the line of the entry: mode, owner, size, path.

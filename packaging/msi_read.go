@@ -95,6 +95,9 @@ func readMSI(r io.ReaderAt, size int64) (Listing, error) {
 		sum := sha256.Sum256(packed.Data)
 		e := Entry{Path: name, Mode: 0o644, Owner: msiOwner, Group: msiOwner, Size: int64(len(packed.Data)), Time: packed.Time,
 			Sum: hex.EncodeToString(sum[:])}
+		if bare, signed := bareSum(packed.Data); signed {
+			e.Bare = bare
+		}
 		if strings.EqualFold(path.Ext(name), ".exe") {
 			e.Mode = 0o755
 		}

@@ -645,6 +645,24 @@ func TestAuthenticode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l, err := List(MSI, bytes.NewReader(signed), int64(len(signed)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := Differences(m, l); err != nil || len(found) > 0 {
+		t.Errorf("signed, it is taken for another package: %v\n%s", err, strings.Join(found, "\n"))
+	}
+	for i, e := range l.Entries {
+		if (e.Bare != "") != (path.Ext(e.Path) == ".exe") {
+			t.Errorf("%s: without a signature %q", e.Path, e.Bare)
+		}
+		if e.Bare != "" {
+			l.Entries[i].Bare = strings.Repeat("0", 64)
+		}
+	}
+	if found, err := Differences(m, l); err != nil || len(found) != 4 {
+		t.Errorf("other programs that are signed: %v\n%s", err, strings.Join(found, "\n"))
+	}
 	daemon := content["devopsDaemon.exe"].Data
 	if err := verify(filepath.Join(dir, "daemon.exe"), daemon); err != nil {
 		t.Error(err)

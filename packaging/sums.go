@@ -79,6 +79,11 @@ type SumError struct{ File, Reason string }
 // Error names the file.
 func (e *SumError) Error() string { return e.File + ": " + e.Reason }
 
+// Hint says when that is as it should be.
+func (*SumError) Hint() string {
+	return "what was signed or added after \"packager build\" needs a new list: cd DIR && sha256sum FILES >SHA256SUMS"
+}
+
 var sumLine = regexp.MustCompile(`^([0-9a-f]{64}) [ *]([^/\\]+)$`)
 
 // CheckSums holds the files of a directory against its list, and the list against the directory: every file that is wrong,

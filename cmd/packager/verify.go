@@ -150,6 +150,16 @@ func verifyPackage(s *streams, manifests map[string]packaging.Manifest, file str
 	if len(found) > 0 {
 		return &contentError{file, found}
 	}
-	_, err = fmt.Fprintf(s.out, "%s: good; %d entries as in the manifest\n", file, len(l.Entries))
+	signed := 0
+	for _, e := range l.Entries {
+		if e.Bare != "" {
+			signed++
+		}
+	}
+	more := ""
+	if signed > 0 {
+		more = fmt.Sprintf(", %d of them signed since (osslsigncode verify says by whom)", signed)
+	}
+	_, err = fmt.Fprintf(s.out, "%s: good; %d entries as in the manifest%s\n", file, len(l.Entries), more)
 	return err
 }
