@@ -19,14 +19,16 @@ type Controller struct {
 
 	t       T
 	program string
+	args    []string // of serve, beside those of the lab
 	cmd     *exec.Cmd
 	output  *os.File
 }
 
-// NewController starts a controller on a free port of 127.0.0.1. It is stopped when the test ends.
-func NewController(t T, p Programs) *Controller {
+// NewController starts a controller on a free port of 127.0.0.1, with arguments for serve if need be. It is stopped when
+// the test ends.
+func NewController(t T, p Programs, args ...string) *Controller {
 	t.Helper()
-	c := &Controller{Data: filepath.Join(t.TempDir(), "controller"), t: t, program: p.Control}
+	c := &Controller{Data: filepath.Join(t.TempDir(), "controller"), t: t, program: p.Control, args: args}
 	var err error
 	if err = os.MkdirAll(c.Data, 0o700); err == nil {
 		c.output, err = os.OpenFile(c.Data+".log", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -55,7 +57,7 @@ func (c *Controller) Start() {
 	}
 	endpoint := filepath.Join(c.Data, "endpoint.json")
 	_ = os.Remove(endpoint)
-	c.cmd = exec.Command(c.program, "serve", "--data", c.Data, "--listen", listen)
+	c.cmd = exec.Command(c.program, append([]string{"serve", "--data", c.Data, "--listen", listen}, c.args...)...)
 	c.cmd.Stdout, c.cmd.Stderr = c.output, c.output
 	if err := c.cmd.Start(); err != nil {
 		c.t.Fatalf("start controller: %v", err)
