@@ -43,6 +43,8 @@ func readerCalls() []string {
 		"GET /runs",
 		"GET /runs/{id}",
 		"GET /secrets",
+		"GET /definitions",
+		"GET /definitions/{name}",
 		"GET /tokens",
 		"GET /enroll-tokens",
 		"GET /audit",

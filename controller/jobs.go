@@ -211,18 +211,11 @@ func parseJobs(data []byte) (*JobsFile, error) {
 	if len(data) > maxSpec {
 		return nil, fmt.Errorf("longer than %d bytes", maxSpec)
 	}
-	f := &JobsFile{lines: make(map[string]int)}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(f); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, errors.New("it is empty")
-		}
-		return nil, plainYAML(err)
+	f, _, err := parseJobsFile(data)
+	if err != nil {
+		return nil, err
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one document in it")
-	}
+	f.lines = make(map[string]int)
 	var root yaml.Node
 	if err := yaml.Unmarshal(data, &root); err != nil {
 		return nil, plainYAML(err)
@@ -243,6 +236,32 @@ func parseJobs(data []byte) (*JobsFile, error) {
 		f.lines[key.Value] = key.Line
 	}
 	return f, nil
+}
+
+// parseJobsFile decodes a build file with jobs and its triggers.
+func parseJobsFile(data []byte) (*JobsFile, triggers, error) {
+	var in jobsFile
+	err := decodeFile(data, &in)
+	return &in.JobsFile, in.Triggers, err
+}
+
+// decodeFile decodes the one document of a build file strictly.
+func decodeFile(data []byte, into any) error {
+	if len(data) > maxSpec {
+		return fmt.Errorf("longer than %d bytes", maxSpec)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errors.New("it is empty")
+		}
+		return plainYAML(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("more than one document in it")
+	}
+	return nil
 }
 
 // override changes what a submission may change: the name, labels of all jobs, variables, the time limit of all jobs.

@@ -38,6 +38,11 @@ func steps() []step {
 		{"add secrets", statements(`CREATE TABLE vault (id INTEGER PRIMARY KEY CHECK (id = 1), proof TEXT NOT NULL) STRICT;
 			CREATE TABLE secret (project TEXT NOT NULL, name TEXT NOT NULL, doc TEXT NOT NULL, sealed TEXT NOT NULL,
 				PRIMARY KEY (project, name)) STRICT`)},
+		{"add definitions", statements(`CREATE TABLE definition (project TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, doc TEXT NOT NULL,
+				PRIMARY KEY (project, name)) STRICT;
+			CREATE TABLE delivery (project TEXT NOT NULL, name TEXT NOT NULL, delivery TEXT NOT NULL, at INTEGER NOT NULL, run TEXT NOT NULL,
+				PRIMARY KEY (project, name, delivery)) STRICT;
+			CREATE INDEX delivery_at ON delivery (at)`)},
 	}
 }
 

@@ -40,6 +40,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	s.runRoutes(add)
 	s.enrolTokenRoutes(add)
 	s.secretRoutes(add)
+	s.definitionRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
@@ -72,7 +73,10 @@ func operatorError(w http.ResponseWriter, err error) {
 	var input *InputError
 	var spec *SpecError
 	var locked *KeyError
+	var crowd *CrowdError
 	switch {
+	case errors.As(err, &crowd):
+		code = http.StatusTooManyRequests
 	case errors.Is(err, ErrNotFound):
 		code = http.StatusNotFound
 	case errors.As(err, &input) || errors.As(err, &spec):

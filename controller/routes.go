@@ -58,6 +58,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+buildPrefix+"/quotas/running/agent/start", s.logDone)
 	mux.HandleFunc("DELETE "+buildPrefix+"/quotas/running/agent/shutdown", s.logDone)
 	s.operatorRoutes(mux)
+	s.hookRoutes(mux)
 	s.pageRoutes(mux)
 	s.repo.routes(mux)
 	return &gateway{server: s, mux: mux}

@@ -26,6 +26,7 @@ type NewRun struct {
 	Labels    []string            `json:"labels,omitempty"`  // besides those of the file, of all jobs
 	Variables map[string]Variable `json:"variables,omitempty"`
 	Timeout   Duration            `json:"timeout,omitempty"` // of each job, instead of the file's
+	Inputs    map[string]string   `json:"inputs,omitempty"`  // environment variables of all steps that no script can take for code
 }
 
 // Run is a submitted build file with several jobs as the operator API shows it. Times are milliseconds since 1970, 0
@@ -41,6 +42,8 @@ type Run struct {
 	FinishedAt      int64    `json:"finishedAt,omitempty"`
 	CancelRequested bool     `json:"cancelRequested,omitempty"`
 	RerunOf         string   `json:"rerunOf,omitempty"` // id of the run that this one repeats
+	Definition      string   `json:"definition,omitempty"`
+	Trigger         string   `json:"trigger,omitempty"` // what started the definition: operator, schedule, webhook
 	Jobs            []RunJob `json:"jobs"`              // in the order of the file, a matrix cell after the other
 }
 
@@ -72,27 +75,66 @@ type run struct {
 
 // SubmitRun queues the builds of a file with several jobs. All of it is on disk when SubmitRun returns. What cannot
 // run is a *SpecError or an *InputError.
-func (s *Server) SubmitRun(in NewRun) (Run, error) { return s.submitRun(in, "") }
+func (s *Server) SubmitRun(in NewRun) (Run, error) { return s.submitRun(in, origin{}) }
 
-func (s *Server) submitRun(in NewRun, rerunOf string) (Run, error) {
+// origin is where a run comes from.
+type origin struct {
+	rerunOf, definition, trigger string
+	also                         func(*sql.Tx, Run) error // done in the transaction that makes the run
+}
+
+// cells makes the builds of a file; one without jobs is one job. name is the run's.
+func (in *NewRun) cells() (name string, cells []cell, err error) {
+	if HasJobs([]byte(in.File)) {
+		file, err := parseJobs([]byte(in.File))
+		if err != nil {
+			return "", nil, err
+		}
+		file.override(*in)
+		if cells, err = file.cells(); err != nil {
+			return "", nil, err
+		}
+		name = file.Name
+	} else {
+		file, err := parseSpecFile([]byte(in.File))
+		if err != nil {
+			return "", nil, err
+		}
+		one := JobsFile{Name: file.Name, Variables: file.Variables}
+		one.override(*in)
+		spec := file.Spec
+		spec.Name, spec.Variables, spec.Labels = one.Name, one.Variables, slices.Concat(spec.Labels, one.Labels)
+		if in.Timeout > 0 {
+			spec.Timeout = in.Timeout
+		}
+		if err := spec.check(); err != nil {
+			return "", nil, err
+		}
+		name, cells = spec.Name, []cell{{job: jobID, spec: spec}}
+	}
+	for i := range cells {
+		if err := cells[i].spec.addInputs(in.Inputs); err != nil {
+			return "", nil, err
+		}
+	}
+	return name, cells, nil
+}
+
+func (s *Server) submitRun(in NewRun, from origin) (Run, error) {
 	if in.Project == "" {
 		in.Project = DefaultProject
 	}
 	if !label.MatchString(in.Project) {
 		return Run{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(in.Project, 64))}
 	}
-	file, err := parseJobs([]byte(in.File))
-	if err != nil {
-		return Run{}, &SpecError{Err: err}
-	}
-	file.override(in)
-	cells, err := file.cells()
+	name, cells, err := in.cells()
 	if err != nil {
 		return Run{}, &SpecError{Err: err}
 	}
 	now := time.Now()
 	r := new(run)
-	r.Run = Run{ID: "r-" + randomHex(16), Name: file.Name, Project: in.Project, State: Queued, CreatedAt: millis(now), RerunOf: rerunOf}
+	r.Run = Run{ID: "r-" + randomHex(16), Name: name, Project: in.Project, State: Queued, CreatedAt: millis(now), RerunOf: from.rerunOf,
+		Definition: from.definition, Trigger: from.trigger}
 	for _, c := range cells {
 		b, err := s.newBuild(in.Project, c.spec, now)
 		if err != nil {
@@ -120,7 +162,7 @@ func (s *Server) submitRun(in NewRun, rerunOf string) (Run, error) {
 		b.Number, b.RunNumber = s.lastNumber, r.Number
 		r.Jobs[i].Number = b.Number
 	}
-	t := s.store.enqueue(r.insert(), nil)
+	t := s.store.enqueue(r.insert(from.also), nil)
 	s.mu.Unlock()
 	if err := t.wait(); err != nil {
 		return Run{}, err
@@ -173,8 +215,8 @@ func (s *Server) openRun(id, text string) (in NewRun, err error) {
 }
 
 // insert writes the run and its builds at once: there is never a part of it.
-func (r *run) insert() func(*sql.Tx) error {
-	doc := jsonText(r.Run)
+func (r *run) insert(also func(*sql.Tx, Run) error) func(*sql.Tx) error {
+	made, doc := r.Run, jsonText(r.Run)
 	type row struct {
 		number        int64
 		id, text, doc string
@@ -191,6 +233,9 @@ func (r *run) insert() func(*sql.Tx) error {
 			if _, err := tx.Exec(`INSERT INTO build (number, id, active, spec, doc) VALUES (?, ?, 1, ?, ?)`, b.number, b.id, b.text, b.doc); err != nil {
 				return err
 			}
+		}
+		if also != nil {
+			return also(tx, made)
 		}
 		return nil
 	}
@@ -296,6 +341,7 @@ func (s *Server) settle(r *run, now time.Time) {
 	if r.over() && !r.State.Over() {
 		r.State, r.Message = r.verdict()
 		r.FinishedAt = millis(now)
+		s.noteEnd(r)
 		s.log.Info("Run ended", "run", r.ID, "state", string(r.State), "message", r.Message)
 	}
 	s.saveRun(r)
@@ -539,7 +585,7 @@ func (s *Server) Rerun(id string) (Run, error) {
 	if err != nil {
 		return Run{}, fmt.Errorf("read run %s: %w", found.ID, err)
 	}
-	return s.submitRun(in, found.ID)
+	return s.submitRun(in, origin{rerunOf: found.ID})
 }
 
 // runRoutes adds the calls about runs.

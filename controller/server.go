@@ -60,6 +60,8 @@ type Server struct {
 	enrolTokens map[string]*enrolToken // by digest
 	lastAudit   int64
 	vault       vault
+	definitions map[definitionKey]*definition
+	hooks       chan struct{} // holds one token while a delivery is looked at
 	secrets     map[secretKey]*secret
 }
 
@@ -219,6 +221,10 @@ func (s *Server) load(now time.Time) error {
 	if err := s.loadSecrets(); err != nil {
 		return err
 	}
+	s.hooks = make(chan struct{}, 1)
+	if err := s.loadDefinitions(); err != nil {
+		return err
+	}
 	if err := s.loadRuns(now); err != nil {
 		return err
 	}
@@ -263,6 +269,7 @@ func (s *Server) Run(ctx context.Context) error {
 // expire applies every rule that depends on time.
 func (s *Server) expire(now time.Time) {
 	s.lapse(now)
+	s.startDue(now)
 	s.store.sync()
 }
 

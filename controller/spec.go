@@ -166,7 +166,7 @@ func (e *SpecError) Unwrap() error { return e.Err }
 // Hint lists the keys.
 func (e *SpecError) Hint() string {
 	return "keys of a build: name, labels, variables, secrets, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
-		"of a file with jobs: name, labels, variables, secrets, timeout, jobs; of a job: needs, always, matrix, labels, variables, secrets, timeout, workspace, steps"
+		"of a file with jobs: name, labels, variables, secrets, timeout, jobs; of a job: needs, always, matrix, labels, variables, secrets, timeout, workspace, steps; of a definition besides: schedule, webhook, badge"
 }
 
 // ParseSpec reads a build file. Unknown keys are errors that name the line. The result has been checked and its
@@ -182,22 +182,16 @@ func ParseSpec(data []byte) (Spec, error) {
 	return spec, nil
 }
 
-func parseSpec(data []byte) (spec Spec, err error) {
-	if len(data) > maxSpec {
-		return spec, fmt.Errorf("longer than %d bytes", maxSpec)
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&spec); err != nil {
-		if errors.Is(err, io.EOF) {
-			return spec, errors.New("it is empty")
-		}
-		return spec, plainYAML(err)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return spec, errors.New("more than one document in it")
-	}
-	return spec, nil
+func parseSpec(data []byte) (Spec, error) {
+	f, err := parseSpecFile(data)
+	return f.Spec, err
+}
+
+// parseSpecFile decodes a build file and its triggers.
+func parseSpecFile(data []byte) (specFile, error) {
+	var in specFile
+	err := decodeFile(data, &in)
+	return in, err
 }
 
 var unknownField = regexp.MustCompile(`field (.+) not found in type \S+`)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	_ "time/tzdata" // schedules have time zones, and not every machine knows them
+
 	"github.com/devops-agent/devops-agent/cmd/internal/cli"
 )
 
@@ -52,7 +54,8 @@ func commands(f *flags) *cobra.Command {
 	p.StringVar(&f.tokenFile, "token-file", "", "`file` with the operator's token (default operator.token in the data directory)")
 	p.StringVar(&f.pin, "pin", "", "`SHA-256` fingerprint of the certificate of a controller elsewhere, for one that nobody vouches for")
 	p.BoolVar(&f.json, "json", false, "write JSON")
-	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
+	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f),
+		defineCommand(f), definitionsCommand(f), undefineCommand(f), triggerCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
 		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), certificateCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
 	root.AddCommand(backupCommand(f), restoreCommand(f))
 	return root

@@ -148,6 +148,11 @@ func (f *flags) runJobs(ctx context.Context, in controller.NewRun, detach bool) 
 	if err := c.call(ctx, "POST", "/runs", in, &r); err != nil {
 		return fmt.Errorf("submit: %w", err)
 	}
+	return f.watchRun(ctx, c, r, detach)
+}
+
+// watchRun follows a run to its end, unless it is left alone.
+func (f *flags) watchRun(ctx context.Context, c *api, r controller.Run, detach bool) (err error) {
 	switch {
 	case detach && f.json:
 		return f.printJSON(r)

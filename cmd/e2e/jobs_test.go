@@ -3,7 +3,12 @@
 package e2e
 
 import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -166,5 +171,68 @@ steps:
 	}
 	if _, code := c.Run("secrets: [DEPLOY_KEY]\nsteps: [{script: x}]\n", "run", "-"); code != 1 {
 		t.Errorf("a build with a secret that is gone: exit code %d", code)
+	}
+}
+
+// TestAWebhookStartsADefinition: what a signed call brings reaches the scripts as values, whatever is in it.
+func TestAWebhookStartsADefinition(t *testing.T) {
+	t.Parallel()
+	c := lab.NewController(t, programs(t))
+	home, _ := enrolled(t, c)
+	if _, code := c.Run("the key", "secret", "set", "HOOK"); code != 0 {
+		t.Fatal("no secret")
+	}
+	out, touched := home.LabPath("out"), home.LabPath("touched")
+	if _, code := c.Run("name: push\nbadge: public\nwebhook: {secret: HOOK, variables: {REF: ref}}\nvariables: {OTHER: filled}\nsteps:\n  - script: |\n      printf %s \"${REF}\" >"+out+"\n      echo ${REF}\n",
+		"define", "-"); code != 0 {
+		t.Fatal("not defined")
+	}
+	value := "it's $(touch " + touched + ") `touch " + touched + "` '; touch " + touched + "; ' ${OTHER} ${{ OTHER }}"
+	body, err := json.Marshal(map[string]string{"ref": value})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha256.New, []byte("the key"))
+	_, _ = mac.Write(body)
+	call := func() (run string) {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", c.URL+"/hooks/push", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+		req.Header.Set("X-Delivery-Id", "1")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		var said struct{ Run string }
+		if err := json.NewDecoder(resp.Body).Decode(&said); err != nil || said.Run == "" {
+			t.Fatalf("%s: %v", resp.Status, err)
+		}
+		return said.Run
+	}
+	id := call()
+	if again := call(); again != id {
+		t.Errorf("the same delivery started %s and %s", id, again)
+	}
+	if r := runOver(t, c, id); r.State != "succeeded" {
+		log, _ := c.Run("", "logs", r.Jobs[0].Build)
+		t.Errorf("%+v\n%s", r, log)
+	}
+	if got, err := os.ReadFile(out); err != nil || string(got) != value {
+		t.Errorf("the script got %q, want %q: %v", got, value, err)
+	}
+	if _, err := os.Stat(touched); err == nil {
+		t.Error("a value was run as code")
+	}
+	if said, code := c.Run("", "trigger", "push", "--var", "REF=by hand"); code != 0 || !strings.Contains(said, "by hand") {
+		t.Errorf("trigger: %d %s", code, said)
+	}
+	if list, _ := c.Run("", "definitions"); !strings.Contains(list, "#2 succeeded") {
+		t.Errorf("definitions:\n%s", list)
+	}
+	if _, code := c.Run("", "undefine", "push"); code != 0 {
+		t.Error("not forgotten")
 	}
 }
