@@ -31,6 +31,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 		"POST /builds/{id}/rerun":   s.apiRerun,
 		"GET /builds/{id}/log":      s.buildLog,
 		"POST /backup":              s.apiBackup,
+		"POST /vacuum":              s.apiVacuum,
 	} {
 		s.operatorRoute(mux, pattern, h)
 	}
