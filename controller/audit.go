@@ -77,7 +77,7 @@ func objectOf(r *http.Request, pattern string) string {
 }
 
 // audit begins an entry. It is enqueued before anything that the action changes, so that no change is on disk without
-// it. Call finish when the outcome is known.
+// it. Call finishAudit when the outcome is known.
 func (s *Server) audit(r *http.Request, c caller, pattern string) *AuditEntry {
 	e := &AuditEntry{At: millis(time.Now()), Who: c.Name, Token: c.ID, Role: c.Role, Address: r.RemoteAddr, Verb: verbOf(pattern),
 		Object: objectOf(r, pattern), Outcome: AuditUnknown}
@@ -95,7 +95,7 @@ func (s *Server) audit(r *http.Request, c caller, pattern string) *AuditEntry {
 	return e
 }
 
-// finish notes how an action ended.
+// finishAudit notes how an action ended.
 func (s *Server) finishAudit(e *AuditEntry, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,12 +179,17 @@ func (s *Server) withAudit(w http.ResponseWriter, r *http.Request, c caller, pat
 		next(w, r)
 		return
 	}
-	e, aw := s.audit(r, c, pattern), &auditWriter{ResponseWriter: w}
+	e, aw, over := s.audit(r, c, pattern), &auditWriter{ResponseWriter: w}, false
+	defer func() {
+		e.Object, e.Name = cmp.Or(e.Object, aw.object), aw.name
+		status := cmp.Or(aw.code, http.StatusOK)
+		if !over { // the answer was broken off: http.ErrAbortHandler
+			status = http.StatusInternalServerError
+		}
+		s.finishAudit(e, status)
+	}()
 	next(aw, r)
-	s.mu.Lock()
-	e.Object, e.Name = cmp.Or(e.Object, aw.object), aw.name
-	s.mu.Unlock()
-	s.finishAudit(e, cmp.Or(aw.code, http.StatusOK))
+	over = true
 }
 
 // Audit lists what operators did, the newest first, at most limit entries with ids below before, if that is not 0.

@@ -137,3 +137,42 @@ func TestVerbs(t *testing.T) {
 		}
 	}
 }
+
+func TestSessionsOfThePageAreInTheAuditLog(t *testing.T) {
+	w := serve(t, Options{})
+	h := w.signIn()
+	wrong, body := form("wrong")
+	w.call("POST", "/session", wrong, body)
+	w.call("DELETE", "/session", h, nil)
+	w.call("DELETE", "/session", h, nil) // it is over
+	list, err := w.server.Audit(10, 0)
+	if err != nil || len(list) != 2 || list[1].Verb != "session.create" || list[0].Verb != "session.delete" || list[0].Via != "page" || list[1].Who != fileToken || list[0].Outcome != AuditOK {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
+// A call of the page's is noted like one of the API, and with a revoked token the page is closed.
+func TestThePageOfARevokedTokenIsClosed(t *testing.T) {
+	w := serve(t, Options{})
+	text, _ := w.token(NewAccessToken{Name: "desk", Role: RoleOperator})
+	form, body := form(text)
+	r := w.call("POST", "/session", form, body)
+	cookie, _, _ := strings.Cut(r.header.Get("Set-Cookie"), ";")
+	h := http.Header{"Cookie": {cookie}, pageHeaderName: {"1"}, "Sec-Fetch-Site": {"same-origin"}}
+	if r := w.call("DELETE", "/page/api/agents/none", h, nil); r.code != http.StatusNotFound {
+		t.Errorf("a call of the page: %d %s", r.code, r.body)
+	}
+	list, err := w.server.Audit(1, 0)
+	if err != nil || len(list) != 1 || list[0].Who != "desk" || list[0].Verb != "agents.delete" || list[0].Object != "none" || list[0].Via != "page" || list[0].Outcome != AuditRefused {
+		t.Errorf("%+v %v", list, err)
+	}
+	if r := w.call("GET", "/page/state", h, nil); r.code != http.StatusOK {
+		t.Errorf("before: %d", r.code)
+	}
+	if _, err := w.server.RevokeToken("desk"); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.call("GET", "/page/state", h, nil); r.code != http.StatusUnauthorized {
+		t.Errorf("after: %d", r.code)
+	}
+}

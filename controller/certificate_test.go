@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -71,13 +72,13 @@ func TestAControllerMakesItsCertificateOnce(t *testing.T) {
 }
 
 // tlsServer serves a certificate, and says which one it shows to a client.
-func tlsServer(t *testing.T, c *Certificate) (shown func() wire.Pin, address string) {
+func tlsServer(t *testing.T, c *Certificate, handler http.Handler) (shown func() wire.Pin, address string) {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: http.NotFoundHandler(), TLSConfig: c.TLS(), ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	s := &http.Server{Handler: handler, TLSConfig: c.TLS(), ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.ServeTLS(listener, "", "") }()
 	t.Cleanup(func() {
@@ -109,7 +110,7 @@ func TestACertificateFollowsItsFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown, address := tlsServer(t, c)
+	shown, address := tlsServer(t, c, http.NotFoundHandler())
 	first := c.Pin()
 	if shown() != first {
 		t.Fatal("it shows another certificate")
@@ -240,4 +241,50 @@ func FuzzCertificateFile(f *testing.F) {
 			t.Error("a certificate without content")
 		}
 	})
+}
+
+// The install script of a controller with a certificate of its own fetches the package by that certificate.
+func TestTheInstallScriptTrustsTheControllersCertificate(t *testing.T) {
+	for _, program := range []string{"sh", "curl", "unzip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	dir, home := t.TempDir(), t.TempDir()
+	cert, key, err := OwnCertificate(dir, []string{"127.0.0.1"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := OpenCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(Options{Dir: dir, OwnCertificate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	_, address := tlsServer(t, c, s.Handler())
+	token, _, err := s.EnrolToken("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `curl -fsS --cacert "$CERT" -H "X-DEVOPS-AGENT-INSTALL-TOKEN: $TOKEN" "$URL" >"$SCRIPT" && sh "$SCRIPT"`)
+	cmd.Dir = home
+	cmd.Env = append(os.Environ(), "CERT="+cert, "TOKEN="+string(token), "SCRIPT="+filepath.Join(t.TempDir(), "install.sh"), "no_proxy=127.0.0.1",
+		"URL=https://"+address+wire.PathExternal+"/LINUX/batchInstall")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "installed without programs") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	own, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(home, ".cert")); err != nil || !bytes.Equal(got, own) {
+		t.Errorf(".cert: %v\n%s", err, got)
+	}
+	properties, err := os.ReadFile(filepath.Join(home, ".agent.properties"))
+	if err != nil || !strings.Contains(string(properties), "landun.gateway=https://"+address) {
+		t.Errorf(".agent.properties: %v", err)
+	}
 }

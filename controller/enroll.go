@@ -130,7 +130,8 @@ func (s *Server) placeholders(r *http.Request, a Agent, key string, download boo
 		install = ""
 	}
 	return map[string]string{"agentId": a.ID, "projectId": a.Project, "gateWay": gateway, "fileGateway": gateway, "landun.env": "PROD",
-		"agentCollectorOn": "true", "language": "en_US", "agent_url": address, "enableCheckFiles": fmt.Sprint(download), "installType": install}
+		"agentCollectorOn": "true", "language": "en_US", "agent_url": address, "enableCheckFiles": fmt.Sprint(download), "installType": install,
+		"certificate": s.ownCertificate()}
 }
 
 func fill(text string, values map[string]string) string {
@@ -289,6 +290,19 @@ func (s *Server) certificate() []byte {
 		data = append(data, own...)
 	}
 	return data
+}
+
+// ownCertificate is the certificate that the controller made for itself, PEM, "" when it has none or it cannot be read.
+func (s *Server) ownCertificate() string {
+	if !s.opts.OwnCertificate || s.opts.Dir == "" {
+		return ""
+	}
+	cert, err := ReadCertificate(filepath.Join(s.opts.Dir, OwnCertFile))
+	if err != nil {
+		s.log.Error("The controller's certificate could not be read", "err", err)
+		return ""
+	}
+	return strings.TrimSpace(string(wire.CertificatePEM(cert)))
 }
 
 func (s *Server) internal(w http.ResponseWriter, what string, err error) {

@@ -170,6 +170,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("Signed in to the page", "token", c.Name, "role", string(c.Role), "from", r.RemoteAddr)
+	s.finishAudit(s.audit(r, c, "POST /session"), http.StatusNoContent)
 	value := s.sessions.begin(session{caller: c, ends: now.Add(sessionLife)}, now)
 	s.setSession(w, r, value, sessionLife)
 	w.WriteHeader(http.StatusNoContent)
@@ -178,6 +179,9 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 // signOut is DELETE /session.
 func (s *Server) signOut(w http.ResponseWriter, r *http.Request) {
 	pageHeader(w)
+	if c, found := s.signedIn(r); found {
+		s.finishAudit(s.audit(r, c, "DELETE /session"), http.StatusNoContent)
+	}
 	for _, c := range r.CookiesNamed(sessionCookie) {
 		s.sessions.end(c.Value)
 	}
