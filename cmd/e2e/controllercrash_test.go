@@ -22,8 +22,8 @@ import (
 	"github.com/devops-agent/devops-agent/controller"
 )
 
-// number reads a size of a test from the environment.
-func number(t *testing.T, name string, initial int) int {
+// howMany reads a size of a test from the environment.
+func howMany(t *testing.T, name string, initial int) int {
 	t.Helper()
 	text := os.Getenv(name)
 	if text == "" {
@@ -107,8 +107,8 @@ type crashBuild struct {
 // runs once. The long run: E2E_CONTROLLER_KILLS=200 E2E_CONTROLLER_AGENTS=50 go test -run TestControllerKilledAt -timeout 2h.
 func TestControllerKilledAtRandomMoments(t *testing.T) {
 	t.Parallel()
-	kills, agents := number(t, "E2E_CONTROLLER_KILLS", 5), number(t, "E2E_CONTROLLER_AGENTS", 2)
-	seed := uint64(number(t, "E2E_CONTROLLER_SEED", int(time.Now().UnixNano()%1_000_000)+1))
+	kills, agents := howMany(t, "E2E_CONTROLLER_KILLS", 5), howMany(t, "E2E_CONTROLLER_AGENTS", 2)
+	seed := uint64(howMany(t, "E2E_CONTROLLER_SEED", int(time.Now().UnixNano()%1_000_000)+1))
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	p := programs(t)
