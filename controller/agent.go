@@ -153,7 +153,7 @@ func (s *Server) spaced(a *agent, call string, distance time.Duration, now time.
 
 // report stores what a machine says of itself.
 func (s *Server) report(a *agent, h wire.Heartbeat) {
-	before := jsonText(a.Agent)
+	before := a.said()
 	a.HostName, a.IP, a.AgentVersion, a.WorkerVersion = clip(h.HostName, 255), clip(h.AgentIP, 64), clip(h.MasterVersion, 64), clip(h.SlaveVersion, 64)
 	a.InstallPath, a.User = clip(h.AgentInstallPath, 1024), clip(h.StartedUser, 255)
 	a.Arch, a.OSVersion = clip(h.Props.Arch, 32), clip(h.Props.OSVersion, 255)
@@ -170,12 +170,27 @@ func (s *Server) report(a *agent, h wire.Heartbeat) {
 		a.ExitError = &wire.ExitError{Enum: clip(h.ErrorExitData.Enum, 64), Message: clip(h.ErrorExitData.Message, 2000)}
 		s.log.Warn("Agent stops itself", "agent", a.ID, "host", a.HostName, "reason", a.ExitError.Enum, "message", a.ExitError.Message)
 	}
-	if jsonText(a.Agent) != before {
+	if a.said() != before {
 		s.saveAgent(a)
 	}
 	if len(h.TaskList) > 1000 {
 		a.running = h.TaskList[:1000]
 	}
+}
+
+// saying is what of a record the machine itself decides.
+type saying struct {
+	host, ip, agent, worker, path, user, arch, system string
+	parallel, docker                                  bool
+	exit                                              wire.ExitError
+}
+
+func (a *agent) said() saying {
+	v := saying{a.HostName, a.IP, a.AgentVersion, a.WorkerVersion, a.InstallPath, a.User, a.Arch, a.OSVersion, a.Parallel != nil, a.DockerParallel != nil, wire.ExitError{}}
+	if a.ExitError != nil {
+		v.exit = *a.ExitError
+	}
+	return v
 }
 
 // lost re-queues builds that were handed to this agent a while ago, if it asks again without listing them: the

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ func (s *Server) agentCall(from service, next agentHandler) http.HandlerFunc {
 func (s *Server) hold(ctx context.Context, a *agent, wants, upgrade bool, wait time.Duration, try func(now time.Time, given *build, saved *ticket) bool) bool {
 	asked := time.Now()
 	w := &waiter{agent: a, wants: wants, upgrade: upgrade}
+	var place *list.Element
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if wait > 0 {
@@ -58,6 +60,9 @@ func (s *Server) hold(ctx context.Context, a *agent, wants, upgrade bool, wait t
 			a.waiters = slices.Delete(a.waiters, i, i+1)
 			a.held--
 			a.seen = time.Now()
+		}
+		if place != nil {
+			s.waiting.Remove(place)
 		}
 	}()
 	for {
@@ -82,9 +87,13 @@ func (s *Server) hold(ctx context.Context, a *agent, wants, upgrade bool, wait t
 		if !slices.Contains(a.waiters, w) {
 			a.waiters = append(a.waiters, w)
 			a.held++
+			if wants {
+				place = s.waiting.PushBack(w)
+			}
 		}
 		wake, until := w.wake, s.nextOverdue(a, asked, asked.Add(wait))
 		s.mu.Unlock()
+		yieldSlot(ctx)
 		timer := time.NewTimer(time.Until(until))
 		select {
 		case <-wake:

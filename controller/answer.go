@@ -107,7 +107,7 @@ func read(w http.ResponseWriter, r *http.Request, v any, required ...string) boo
 }
 
 func decode(data []byte, v any, required ...string) error {
-	if len(required) > 0 {
+	if len(required) > 0 && !allPresent(data, required) {
 		var members map[string]json.RawMessage
 		if err := json.Unmarshal(data, &members); err != nil {
 			return fmt.Errorf("body: %w", err)

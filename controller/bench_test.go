@@ -99,3 +99,44 @@ func BenchmarkTickOfARollout(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkIdleCalls: what the calls of an idle fleet of 10,000 cost without a network, one after another.
+func BenchmarkIdleCalls(b *testing.B) {
+	s, err := Open(Options{Dir: b.TempDir(), AskSpacing: time.Nanosecond, StatusSpacing: time.Nanosecond, HeartbeatSpacing: time.Nanosecond})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	ids, err := s.CreateAgents(NewAgent{Labels: []string{"gpu"}}, 10_000)
+	if err != nil {
+		b.Fatal(err)
+	}
+	clients := make([]*wire.Client, len(ids))
+	for i, id := range ids {
+		clients[i] = &wire.Client{Gateway: "http://controller", Identity: id, HTTP: httpOf(s)}
+		s.agents[id.Agent].Status = wire.ImportOK
+	}
+	beat := wire.Heartbeat{MasterVersion: "v1", SlaveVersion: "v1", HostName: "h", AgentIP: "1.1.1.1", AgentInstallPath: "/a", StartedUser: "u",
+		Props: wire.HostProps{Arch: "amd64", JDKVersion: []string{"1", "2", "3"}}}
+	for _, call := range []struct {
+		name string
+		make func(c *wire.Client) error
+	}{
+		{"status", func(c *wire.Client) error { _, err := c.Status(b.Context()); return err }},
+		{"claim", func(c *wire.Client) error { _, _, err := c.Claim(b.Context(), wire.All, 0); return err }},
+		{"heartbeat", func(c *wire.Client) error { _, err := c.Beat(b.Context(), beat); return err }},
+		{"ask", func(c *wire.Client) error {
+			_, err := c.Ask(b.Context(), wire.Ask{Enable: wire.AskEnable{Build: wire.All, Upgrade: true}, Heartbeat: beat, Upgrade: &wire.UpgradeCheck{GoAgentVersion: "v1"}}, 0)
+			return err
+		}},
+	} {
+		b.Run(call.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if err := call.make(clients[i%len(clients)]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

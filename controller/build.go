@@ -112,6 +112,7 @@ type build struct {
 	lastSave *ticket
 	start    *ticket // of the answer to "started", nil when an earlier process gave it
 	lines    int64   // in the log, as far as this process knows
+	wants    string  // see backlog; set while it is queued
 	removed  bool    // too old: nothing of it is written any more
 }
 

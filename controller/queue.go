@@ -84,13 +84,15 @@ func (s *Server) enqueue(b *build) {
 	if b.locked != nil {
 		return // it waits for the key of its values
 	}
-	i, _ := slices.BinarySearchFunc(s.queue, b, func(x, y *build) int { return int(x.Number - y.Number) })
+	i, _ := slices.BinarySearchFunc(s.queue, b, byNumber)
 	s.queue = slices.Insert(s.queue, i, b)
+	s.backlog.add(b)
 }
 
 func (s *Server) unqueue(b *build) {
-	if i := slices.Index(s.queue, b); i >= 0 {
+	if i, found := slices.BinarySearchFunc(s.queue, b, byNumber); found {
 		s.queue = slices.Delete(s.queue, i, i+1)
+		s.backlog.remove(b)
 	}
 }
 
@@ -107,43 +109,48 @@ func (a *agent) fits(b *build) bool {
 	if a.Project != b.Project || !b.spec.fits(a.OS) {
 		return false
 	}
-	if len(b.Labels) == 0 {
-		return true
-	}
-	have := a.allLabels()
-	return !slices.ContainsFunc(b.Labels, func(l string) bool { return !slices.Contains(have, l) })
+	return !slices.ContainsFunc(b.Labels, func(l string) bool { return !a.has(l) })
+}
+
+// has reports whether a label is one of allLabels.
+func (a *agent) has(label string) bool {
+	return label != "" && (label == a.OS || label == a.Arch || label == a.HostName || label == a.ID) || slices.Contains(a.Labels, label)
 }
 
 // dispatch gives queued builds to held requests: each to the fitting agent with the fewest builds, among equals to
 // the one that has waited longest.
 func (s *Server) dispatch(now time.Time) {
-	for i := 0; i < len(s.queue); {
-		b := s.queue[i]
+	if len(s.queue) == 0 || s.waiting.Len() == 0 {
+		return
+	}
+	tried := make(map[string]bool) // kinds of builds for which nobody waits
+	for {
+		b := s.backlog.first(func(b *build) bool { return !tried[b.wants] })
+		if b == nil {
+			return
+		}
 		w := s.bestWaiter(b, now)
 		if w == nil {
-			i++
+			tried[b.wants] = true
 			continue
 		}
-		w.saved = s.handOut(w.agent, b, now) // takes it out of the queue: i is the next one
+		w.saved = s.handOut(w.agent, b, now) // takes it out of the queue
 		w.given = handed{b, b.HandOuts}
 		w.rouse()
 	}
 }
 
 func (s *Server) bestWaiter(b *build, now time.Time) (best *waiter) {
-	for _, a := range s.agents {
-		if len(a.waiters) == 0 || !a.ready(now) || !a.fits(b) {
+	for e := s.waiting.Front(); e != nil; e = e.Next() { // who has waited longest comes first
+		w, is := e.Value.(*waiter)
+		if !is || w.given.build != nil || w.woken || !w.agent.ready(now) || !w.agent.fits(b) {
 			continue
 		}
-		for _, w := range a.waiters {
-			if !w.wants || w.given.build != nil || w.woken {
-				continue
-			}
-			if best == nil || len(a.builds) < len(best.agent.builds) ||
-				len(a.builds) == len(best.agent.builds) && a.seen.Before(best.agent.seen) {
-				best = w
-			}
-			break
+		if len(w.agent.builds) == 0 {
+			return w
+		}
+		if best == nil || len(w.agent.builds) < len(best.agent.builds) {
+			best = w
 		}
 	}
 	return best
@@ -154,10 +161,8 @@ func (s *Server) take(a *agent, now time.Time) (*build, *ticket) {
 	if !a.ready(now) {
 		return nil, nil
 	}
-	for _, b := range s.queue {
-		if a.fits(b) {
-			return b, s.handOut(a, b, now)
-		}
+	if b := s.backlog.first(a.fits); b != nil {
+		return b, s.handOut(a, b, now)
 	}
 	return nil, nil
 }

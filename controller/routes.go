@@ -88,14 +88,16 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if path := servicePath(r.URL.Path); path != r.URL.Path {
-		r = r.Clone(r.Context())
-		r.URL.Path, r.URL.RawPath = path, ""
+		at := *r.URL
+		at.Path, at.RawPath = path, ""
+		r = r.WithContext(r.Context()) // a shallow copy
+		r.URL = &at
 	}
 	if _, pattern := g.mux.Handler(r); pattern == "" {
 		refuse(w, http.StatusNotFound, "no such call: "+r.Method+" "+clip(r.URL.Path, 200))
 		return
 	}
-	g.mux.ServeHTTP(w, r)
+	g.server.admission.serve(w, r, g.mux)
 }
 
 // servicePath strips /ms and the name of a service that is followed by /api/. Slashes in a row count as one: an agent

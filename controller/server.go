@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"container/list"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -38,7 +39,8 @@ type Server struct {
 	closing chan struct{} // closed by Close: held requests are answered
 	backing sync.Mutex    // held while a backup is made
 
-	sessions *sessions // of the page
+	sessions  *sessions // of the page
+	admission *admission
 
 	mu          sync.Mutex
 	closed      bool
@@ -46,6 +48,8 @@ type Server struct {
 	builds      map[string]*build // active ones and the last that ended
 	ended       []*build          // those of builds that are over, oldest first
 	queue       []*build          // queued, by number
+	backlog     backlog           // the same, by what they want
+	waiting     *list.List        // of *waiter: held requests that want a build, the longest held first
 	lastNumber  int64
 	scripts     map[int64]*script // pipeline scripts that are not over
 	lastScript  int64
@@ -70,7 +74,7 @@ type Server struct {
 func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), sessions: newSessions(), agents: make(map[string]*agent),
-		builds: make(map[string]*build), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
+		builds: make(map[string]*build), backlog: make(backlog), waiting: list.New(), admission: newAdmission(), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
 		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken), enrolTokens: make(map[string]*enrolToken)}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
@@ -261,6 +265,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case now := <-tick.C:
+			s.admission.look(now)
 			s.expire(now)
 		}
 	}
