@@ -140,3 +140,48 @@ func BenchmarkIdleCalls(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDispatch: a build is given to one of 10,000 waiting agents, behind 10,000 builds of ten kinds that none of them fits.
+func BenchmarkDispatch(b *testing.B) {
+	s, err := Open(Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	now := time.Now()
+	for i := range 10_000 {
+		stuck := &build{changed: make(chan struct{})}
+		stuck.Number, stuck.Project, stuck.State, stuck.Labels = int64(i), DefaultProject, Queued, []string{fmt.Sprint("nobody", i%10)}
+		s.enqueue(stuck)
+		a := newAgent(now)
+		a.Agent = Agent{ID: fmt.Sprint(i), Project: DefaultProject, Status: wire.ImportOK, OS: "linux", Arch: "amd64", Labels: []string{"gpu"}}
+		s.agents[a.ID] = a
+		a.waiters = []*waiter{{agent: a, wants: true, wake: make(chan struct{})}}
+		s.waiting.PushBack(a.waiters[0])
+	}
+	number := int64(1 << 40)
+	for b.Loop() {
+		one := &build{changed: make(chan struct{})}
+		number++
+		one.Number, one.ID, one.Project, one.State, one.Labels = number, fmt.Sprint(number), DefaultProject, Queued, []string{"gpu"}
+		s.mu.Lock()
+		s.enqueue(one)
+		s.dispatch(now)
+		if one.State != Handed {
+			b.Fatal("it was not given out")
+		}
+		w := s.waiting.Front() // its request comes back
+		for ; w != nil; w = w.Next() {
+			if w.Value.(*waiter).given.build == one {
+				break
+			}
+		}
+		again := w.Value.(*waiter)
+		again.given, again.woken, again.wake = handed{}, false, make(chan struct{})
+		delete(again.agent.builds, one.ID)
+		s.waiting.MoveToBack(w)
+		delete(s.dirty, one)
+		s.mu.Unlock()
+	}
+	s.store.pending = nil // of builds that are on no disk
+}
