@@ -134,7 +134,7 @@ func (s *Server) alive(a *agent, now time.Time) {
 		a.Status = wire.ImportOK
 		s.saveAgent(a)
 		s.log.Info("Agent is back", "agent", a.ID, "host", a.HostName)
-		s.dispatch(now)
+		s.poke(a)
 	}
 }
 

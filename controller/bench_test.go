@@ -166,7 +166,7 @@ func BenchmarkDispatch(b *testing.B) {
 		one.Number, one.ID, one.Project, one.State, one.Labels = number, fmt.Sprint(number), DefaultProject, Queued, []string{"gpu"}
 		s.mu.Lock()
 		s.enqueue(one)
-		s.dispatch(now)
+		s.dispatchNew(now)
 		if one.State != Handed {
 			b.Fatal("it was not given out")
 		}

@@ -45,7 +45,7 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 	s.builds[b.ID] = b
 	s.enqueue(b)
 	s.log.Info("Build queued", "build", b.ID, "name", b.Name)
-	s.dispatch(time.Now())
+	s.dispatchNew(time.Now())
 	return b.view(), nil
 }
 
@@ -87,6 +87,7 @@ func (s *Server) enqueue(b *build) {
 	i, _ := slices.BinarySearchFunc(s.queue, b, byNumber)
 	s.queue = slices.Insert(s.queue, i, b)
 	s.backlog.add(b)
+	s.fresh[b.wants] = true
 }
 
 func (s *Server) unqueue(b *build) {
@@ -120,12 +121,25 @@ func (a *agent) has(label string) bool {
 // dispatch gives queued builds to held requests: each to the fitting agent with the fewest builds, among equals to
 // the one that has waited longest.
 func (s *Server) dispatch(now time.Time) {
+	s.match(now, func(*build) bool { return true })
+}
+
+// dispatchNew is dispatch for the kinds of builds of which one was queued since: for the others nobody waited then, and
+// whoever has come to wait since has looked for himself.
+func (s *Server) dispatchNew(now time.Time) {
+	fresh := s.fresh
+	s.match(now, func(b *build) bool { return fresh[b.wants] })
+}
+
+// match gives out the builds of those kinds that are to be looked at.
+func (s *Server) match(now time.Time, look func(b *build) bool) {
+	s.fresh = make(map[string]bool)
 	if len(s.queue) == 0 || s.waiting.Len() == 0 {
 		return
 	}
 	tried := make(map[string]bool) // kinds of builds for which nobody waits
 	for {
-		b := s.backlog.first(func(b *build) bool { return !tried[b.wants] })
+		b := s.backlog.first(func(b *build) bool { return !tried[b.wants] && look(b) })
 		if b == nil {
 			return
 		}
@@ -213,7 +227,7 @@ func (s *Server) requeue(b *build, why string) {
 	b.notify()
 	s.save(b)
 	s.enqueue(b)
-	s.dispatch(now)
+	s.dispatchNew(now)
 }
 
 // finish ends a build.

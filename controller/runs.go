@@ -178,7 +178,7 @@ func (s *Server) submitRun(in NewRun, from origin) (Run, error) {
 		}
 	}
 	s.log.Info("Run queued", "run", r.ID, "name", r.Name, "builds", len(r.builds))
-	s.dispatch(now)
+	s.dispatchNew(now)
 	return r.view(), nil
 }
 
@@ -345,7 +345,7 @@ func (s *Server) settle(r *run, now time.Time) {
 		s.log.Info("Run ended", "run", r.ID, "state", string(r.State), "message", r.Message)
 	}
 	s.saveRun(r)
-	s.dispatch(now)
+	s.dispatchNew(now)
 }
 
 func (s *Server) advanceJobs(r *run, now time.Time) {

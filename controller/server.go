@@ -49,6 +49,7 @@ type Server struct {
 	ended       []*build          // those of builds that are over, oldest first
 	queue       []*build          // queued, by number
 	backlog     backlog           // the same, by what they want
+	fresh       map[string]bool   // kinds of builds that were queued since the last dispatch
 	waiting     *list.List        // of *waiter: held requests that want a build, the longest held first
 	lastNumber  int64
 	scripts     map[int64]*script // pipeline scripts that are not over
@@ -74,7 +75,7 @@ type Server struct {
 func Open(opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	s := &Server{opts: opts, log: opts.Log, closing: make(chan struct{}), sessions: newSessions(), agents: make(map[string]*agent),
-		builds: make(map[string]*build), backlog: make(backlog), waiting: list.New(), admission: newAdmission(), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
+		builds: make(map[string]*build), backlog: make(backlog), fresh: make(map[string]bool), waiting: list.New(), admission: newAdmission(), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
 		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken), enrolTokens: make(map[string]*enrolToken)}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.release())
@@ -301,6 +302,7 @@ func (s *Server) lapse(now time.Time) {
 		}
 	}
 	s.lapseRuns()
+	s.dispatch(now)
 	s.lapseRollouts(now)
 	if s.files.changed() {
 		for _, a := range s.agents {
