@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 fleet=${FLEET:-10000}
 length=1m down=5m
 if [ "$fleet" -le 2000 ]; then
-	length=20s down=45s
+	length=10s down=20s
 fi
 ulimit -n "$(ulimit -Hn)"
 args=(--controller "bin/devopsController$SUFFIX" --agents "$fleet" --length "${LENGTH:-$length}" --down "${DOWN:-$down}")

@@ -94,9 +94,13 @@ func idle(how manner) func(ctx context.Context, o options) (*result, error) {
 		if !sleep(ctx, o.calm, nil) { // the loops have found their places
 			return nil, context.Cause(ctx)
 		}
+		length := o.length
+		if how == waiting && length >= 10*time.Second {
+			length = max(length, 35*time.Second) // a question is held for 30 s: less would see none, unless it is only to be tried
+		}
 		t := f.count(nil)
 		m, err := f.during(ctx, func(ctx context.Context) error {
-			if !sleep(ctx, o.length, nil) {
+			if !sleep(ctx, length, nil) {
 				return context.Cause(ctx)
 			}
 			return nil
