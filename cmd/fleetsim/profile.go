@@ -111,7 +111,7 @@ func idle(how manner) func(ctx context.Context, o options) (*result, error) {
 		t.stop()
 		mean, most := t.perSecond()
 		wanted := map[manner]string{split: fmt.Sprintf("≥ %.0f/s", 0.58*float64(o.agents)), asking: "–", waiting: fmt.Sprintf("≤ %.0f/s", 0.035*float64(o.agents))}[how]
-		met := how == asking || how == split && mean >= 0.58*float64(o.agents) || how == waiting && mean <= 0.035*float64(o.agents)
+		met := how == asking || how == split && mean >= 0.58*float64(o.agents) || how == waiting && mean > 0 && mean <= 0.035*float64(o.agents)
 		r = &result{rows: []row{{"calls served", wanted, fmt.Sprintf("%.0f/s, at most %d in a second", mean, most), met, true}}}
 		r.rows = append(r.rows, f.latest(t, m)...)
 		return f.finish(r, t, m), nil
