@@ -31,7 +31,7 @@ define build
 done
 endef
 
-.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages
+.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages lab-page
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
@@ -117,7 +117,7 @@ bench-fleet: build
 	@SUFFIX=$(HOST_SUFFIX) FLEET='$(FLEET)' PROFILES='$(PROFILES)' bash scripts/fleet.sh
 
 # real systemd as PID 1 of containers, and Windows by Wine (docs/lab.md); LAB=NAME runs only tests with such a name
-lab: lab-systemd lab-packages lab-wine lab-crash lab-power
+lab: lab-systemd lab-packages lab-wine lab-crash lab-power lab-page
 
 lab-systemd:
 	@bash lab/run systemd '$(LAB)'
@@ -131,6 +131,10 @@ lab-crash:
 
 lab-power:
 	@bash lab/run power '$(LAB)'
+
+# the controller's page in a real Chromium (docs/lab.md)
+lab-page:
+	@bash lab/run page '$(LAB)'
 
 # deb and rpm in machines of their own: every transition, upgrades during builds, conffiles, chroots, clones (docs/packages.md)
 lab-packages:

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -338,5 +341,30 @@ func TestBuildsOfOneAgent(t *testing.T) {
 		if err := json.Unmarshal(r.body, &list); err != nil || r.code != 200 || len(list) != want || want == 1 && list[0].ID != b.ID {
 			t.Errorf("%q: %d %s", agent, r.code, r.body)
 		}
+	}
+}
+
+func TestThePageKnowsTheFingerprintOfOurOwnCertificate(t *testing.T) {
+	dir := t.TempDir()
+	if err := RenewOwnCertificate(dir, []string{"127.0.0.1"}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, OwnCertFile)
+	cert, err := OpenCertificate(file, filepath.Join(dir, OwnKeyFile), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := serve(t, Options{Dir: dir, OwnCertificate: true, PublicURL: "https://ci.example.com"})
+	h := w.pageOf(w.server.Token())
+	var v pageView
+	r := w.call("GET", "/page/state?limit=0", h, nil)
+	if err := json.Unmarshal(r.body, &v); err != nil || v.Pin != cert.Pin().String() || v.Gateway != "https://ci.example.com" {
+		t.Errorf("%v %s", err, r.body)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.call("GET", "/page/state?limit=0", h, nil); r.code != 200 || strings.Contains(string(r.body), `"pin"`) {
+		t.Errorf("without it: %d %s", r.code, r.body)
 	}
 }

@@ -3,9 +3,11 @@ package controller
 import (
 	"bufio"
 	"cmp"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,6 +43,8 @@ type pageAgent struct {
 // pageView is what all views of the page show, and the list of agents.
 type pageView struct {
 	Version  string        `json:"version"`
+	Gateway  string        `json:"gateway,omitempty"` // as machines reach us, when the operator said so
+	Pin      string        `json:"pin,omitempty"`     // of the controller's own certificate, which nobody vouches for
 	Now      int64         `json:"now"`
 	Role     Role          `json:"role"`
 	User     string        `json:"user"`  // name of the token
@@ -81,12 +85,28 @@ func (s *Server) pageState(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	v := s.view(time.Now(), q)
-	v.Role, v.User = callerOf(r).Role, callerOf(r).Name
+	v.Role, v.User, v.Pin = callerOf(r).Role, callerOf(r).Name, s.ownPin()
 	apiAnswer(w, http.StatusOK, v)
 }
 
+// ownPin is the fingerprint of the controller's own certificate, "" when it has none.
+func (s *Server) ownPin() string {
+	if !s.opts.OwnCertificate || s.opts.Dir == "" {
+		return ""
+	}
+	data, err := readCertFile(filepath.Join(s.opts.Dir, OwnCertFile))
+	if err != nil {
+		return "" // new agents are not told of it either: see certificate
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return ""
+	}
+	return wire.PinOf(block.Bytes).String()
+}
+
 func (s *Server) view(now time.Time, q agentQuery) pageView {
-	v := pageView{Version: s.opts.Version, Now: millis(now), Agents: []pageAgent{}, Rollouts: []RolloutInfo{}}
+	v := pageView{Version: s.opts.Version, Gateway: s.opts.PublicURL, Now: millis(now), Agents: []pageAgent{}, Rollouts: []RolloutInfo{}}
 	if releases := s.Releases(); len(releases) > 0 {
 		v.Releases, v.Newest = len(releases), releases[0].Version
 	}

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,7 +66,7 @@ func newBrowser(t *testing.T, base string, how look) *browser {
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("lang", how.language), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WindowSize(int(how.width), 900))
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 9*time.Minute)
 	t.Cleanup(stop)
 	ctx, stopAll := chromedp.NewExecAllocator(ctx, opts...)
 	t.Cleanup(stopAll)
@@ -145,7 +144,7 @@ func (b *browser) clean() {
 
 func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	ctx, stop := context.WithTimeout(b.ctx, time.Minute)
+	ctx, stop := context.WithTimeout(b.ctx, 2*time.Minute)
 	defer stop()
 	if err := chromedp.Do(ctx, steps...); err != nil {
 		b.fail(what, err)
@@ -163,9 +162,9 @@ func (b *browser) fail(what string, err error) {
 }
 
 func evaluate[T any](b *browser, expression string) (T, error) {
-	ctx, stop := context.WithTimeout(b.ctx, time.Minute)
+	ctx, stop := context.WithTimeout(b.ctx, 2*time.Minute)
 	defer stop()
-	return chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
 // value is what an expression has.
@@ -187,8 +186,16 @@ func (b *browser) eval(script string) {
 // until waits for an expression to become true.
 func (b *browser) until(expression string) {
 	b.t.Helper()
-	if !lab.Eventually(time.Minute, func() bool { return value[bool](b, "!!("+expression+")") }) {
-		b.fail(expression, errors.New("is not true after a minute"))
+	b.within(2*time.Minute, expression)
+}
+
+// within is until with a limit. What cannot be evaluated yet is not true.
+func (b *browser) within(limit time.Duration, expression string) {
+	b.t.Helper()
+	if !lab.Eventually(limit, func() bool {
+		return value[bool](b, "(() => { try { return !!("+expression+") } catch { return false } })()")
+	}) {
+		b.fail(expression, fmt.Errorf("is not true after %v", limit))
 	}
 }
 

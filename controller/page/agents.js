@@ -2,7 +2,7 @@
 
 import { el, put, svg, sync, table } from "./dom.js";
 import { get } from "./api.js";
-import { t } from "./text.js";
+import { t, tongue } from "./text.js";
 import { ago, facts, labels, moment, state } from "./show.js";
 import { firstMachine } from "./enrol.js";
 import { buildTable } from "./builds.js";
@@ -66,7 +66,7 @@ export function list(root, app) {
 
 // chart draws two hours: bars for contacts, lines for shares in percent.
 function chart(past, at) {
-	const minutes = 120, w = 720, h = 140, base = 118;
+	const minutes = 120, w = 720, h = 120, base = 118;
 	const end = Math.floor(at / 60000);
 	const x = (m) => ((m.at / 60000 - end + minutes - 1) / minutes) * w;
 	const shown = past.filter((m) => x(m) >= 0);
@@ -84,17 +84,16 @@ function chart(past, at) {
 	const keys = [["calls", t("agent.contacts"), shown.at(-1)?.calls], ["busy", t("agent.busy"), shown.at(-1)?.builds],
 		["cpu", t("agent.cpu"), cpu && t("agent.percent", cpu.cpu)], ["memory", t("agent.memory"), memory && t("agent.percent", memory.memory)]].filter(([, , v]) => v !== undefined);
 	const said = keys.map(([, name, v]) => `${name}: ${v}`).join(", ");
-	return el("figure", { class: "chart" }, svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": t("agent.past") + ": " + said },
+	return el("figure", { class: "chart" }, svg("svg", { viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "none", role: "img", "aria-label": t("agent.past") + ": " + said },
 		[0, 0.5, 1].map((f) => svg("line", { x1: 0, x2: w, y1: base - f * (base - 10), y2: base - f * (base - 10), class: "grid" })),
 		shown.map((m) => svg("rect", { x: x(m).toFixed(1), width: (w / minutes - 1).toFixed(1), y: (base - (m.calls / top) * 30).toFixed(1), height: ((m.calls / top) * 30).toFixed(1), class: "calls" })),
-		line("builds", "busy", most), line("memory", "memory", 100), line("cpu", "cpu", 100),
-		[120, 90, 60, 30, 0].map((ago, i, all) => svg("text", { x: ((minutes - ago) / minutes) * w, y: h - 4, "text-anchor": i === 0 ? "start" : i === all.length - 1 ? "end" : "middle" },
-			new Date(at - ago * 60000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })))),
+		line("builds", "busy", most), line("memory", "memory", 100), line("cpu", "cpu", 100)),
+	el("div", { class: "axis soft", "aria-hidden": "true" }, [120, 90, 60, 30, 0].map((ago) => el("span", null, new Date(at - ago * 60000).toLocaleTimeString(tongue(), { hour: "2-digit", minute: "2-digit" })))),
 	el("figcaption", null, keys.map(([name, text, v]) => el("span", { class: "key " + name }, text, " ", el("b", null, String(v)))), el("span", { class: "soft" }, t("agent.pastnote"))));
 }
 
 export function one(root, app, id) {
-	const head = el("div"), past = el("div"), rest = el("div");
+	const head = el("div", null, el("h1", null, id)), past = el("div"), rest = el("div");
 	root.append(head, el("h2", null, t("agent.past")), past, el("h2", null, t("agent.builds")), rest);
 	return {
 		async refresh() {

@@ -10,13 +10,18 @@ import { stateOf } from "./builds.js";
 const took = (s) => (s.startedAt ? (s.finishedAt ? span(s.finishedAt - s.startedAt) : running(s.startedAt)) : "");
 
 export function one(root, app, id) {
-	const head = el("div", { class: "title" }), about = el("div"), why = el("div"), steps = el("ol", { class: "steps" }), more = el("div");
+	const head = el("div", { class: "title" }, el("h1", null, "#" + id)), about = el("div"), why = el("div"), steps = el("ol", { class: "steps" }), more = el("div");
 	const log = new Log(), wrong = alertBox(), over = new AbortController();
 	const cancel = el("button", { type: "button", class: "danger", hidden: true, onclick: guard(wrong, async () => {
 		if (!confirm(t("build.sure", "#" + current.number))) return;
 		show(await post(`/page/api/builds/${encodeURIComponent(current.id)}/cancel`));
 	}) }, t("build.cancel"));
 	const rerun = el("button", { type: "button", hidden: true, onclick: guard(wrong, async () => {
+		if (current.run) { // a job is nothing without the others
+			const run = await post(`/page/api/runs/${encodeURIComponent(current.run)}/rerun`);
+			app.go("#/builds/" + (run.jobs.find((j) => j.job === current.job) || run.jobs[0]).number);
+			return;
+		}
 		const b = await post(`/page/api/builds/${encodeURIComponent(current.id)}/rerun`);
 		app.go("#/builds/" + b.number);
 	}) }, t("build.rerun"));
@@ -33,13 +38,16 @@ export function one(root, app, id) {
 		put(head, [b.number, b.name, stateOf(b)], () => el("h1", null, "#" + b.number + " " + b.name + " ", state(stateOf(b))));
 		cancel.hidden = !app.may || !!b.finishedAt;
 		cancel.disabled = !!b.cancelRequested;
-		rerun.hidden = edit.hidden = !app.may;
+		rerun.hidden = !app.may;
+		rerun.textContent = t(b.run ? "build.rerunrun" : "build.rerun", b.runNumber);
+		edit.hidden = !app.may || !!b.run;
 		edit.href = "#/submit/" + b.number;
 		download.href = `/page/builds/${b.number}/log.txt`;
 		put(why, [b.message, b.report], () => el("div", null, b.message ? el("p", { class: b.state === "failed" ? "bad" : "soft" }, b.message) : null,
-			b.report && b.report.message ? el("p", { class: "soft" }, t("build.said") + ": " + b.report.message) : null));
+			b.report && b.report.message && b.state !== "succeeded" ? el("p", { class: "soft" }, t("build.said") + ": " + b.report.message) : null));
 		put(about, [b.agent, b.startedAt, b.finishedAt, b.labels, b.handOuts], () => facts(
 			[t("build.agent"), b.agent && b.state !== "queued" && el("a", { href: "#/agents/" + encodeURIComponent(b.agent) }, b.agentHost || b.agent)],
+			[t("build.run"), b.run && `${b.runNumber}: ${b.job}`], [t("build.matrix"), b.matrix && labels(Object.entries(b.matrix).map(([k, v]) => `${k}=${v}`))],
 			[t("build.labels"), labels(b.labels)], [t("build.project"), b.project], [t("build.when"), moment(b.queuedAt)],
 			[t("build.started"), moment(b.startedAt)], [t("build.ended"), b.finishedAt ? [moment(b.finishedAt), b.startedAt ? ` (${span(b.finishedAt - b.startedAt)})` : ""] : ""],
 			[t("build.handouts"), b.handOuts > 1 && String(b.handOuts)]));

@@ -35,8 +35,17 @@ function frame() {
 	byId("nav").replaceChildren(...links.filter((name) => app.may || (name !== "submit" && name !== "enrol"))
 		.map((name) => el("a", { href: "#/" + name, "aria-current": section === name ? "page" : undefined }, t(name))));
 	byId("language").textContent = t("language");
-	byId("language").setAttribute("aria-label", t("language.label"));
+	byId("language").lang = tongue() === "en" ? "zh-CN" : "en";
 	byId("leave").textContent = t("leave");
+}
+
+// plain is a part of the address as it was written by us, or as it is.
+function plain(part) {
+	try {
+		return part && decodeURIComponent(part);
+	} catch {
+		return part;
+	}
 }
 
 function closeView() {
@@ -57,7 +66,7 @@ async function open(moved) {
 		return;
 	}
 	main.replaceChildren(el("p", { class: "soft" }, t("loading")));
-	const args = found[0].exec(path).slice(1).map((part) => part && decodeURIComponent(part));
+	const args = found[0].exec(path).slice(1).map(plain);
 	const mine = { root: el("div") };
 	view = mine;
 	Object.assign(mine, found[1](mine.root, app, ...args));
