@@ -452,3 +452,42 @@ func FuzzReadBackup(f *testing.F) {
 		}
 	})
 }
+
+// TestMissingFileOfAReleaseMayComeAgain: after a backup without files was put back elsewhere, a release is added again.
+func TestMissingFileOfAReleaseMayComeAgain(t *testing.T) {
+	const text = "a worker"
+	digest := hash(text)
+	add := func(s *Server) error {
+		if _, err := s.Upload(digest, strings.NewReader(text)); err != nil {
+			return err
+		}
+		n := NewRelease{Version: "v1"}
+		n.Files = append(n.Files, struct {
+			Name   string `json:"name"`
+			SHA256 string `json:"sha256"`
+		}{"jar/worker-agent.jar", digest})
+		_, err := s.AddRelease(n)
+		return err
+	}
+	s := reopened(t, t.TempDir())
+	if err := add(s); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	restored(t, backupOf(t, s, false), dir, RestoreOptions{})
+	report, err := Check(t.Context(), dir)
+	if err != nil || len(report.Faults) != 1 {
+		t.Fatalf("report %+v, %v: want the missing file", report, err)
+	}
+	if err := add(reopened(t, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := Check(t.Context(), dir); err != nil || len(report.Faults) != 0 {
+		t.Errorf("report %+v, %v", report, err)
+	}
+	whole := t.TempDir()
+	restored(t, backupOf(t, s, true), whole, RestoreOptions{})
+	if report, err := Check(t.Context(), whole); err != nil || len(report.Faults) != 0 {
+		t.Errorf("with its files: report %+v, %v", report, err)
+	}
+}

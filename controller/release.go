@@ -238,6 +238,15 @@ func (f *files) openObject(digest string) (*os.File, fs.FileInfo, error) {
 	return file, info, nil
 }
 
+// hasObject reports whether a file of releases is there.
+func (f *files) hasObject(digest string) bool {
+	if f == nil {
+		return true // in memory there are none
+	}
+	_, err := f.root.Stat(objects + "/" + digest)
+	return err == nil
+}
+
 // putObject stores what r holds, if it has the digest, and has it on disk before it returns.
 func (f *files) putObject(digest string, r io.Reader) (object ReleaseFile, err error) {
 	if err := f.root.MkdirAll(objects, 0o700); err != nil {
@@ -304,6 +313,10 @@ func (s *Server) loadReleases() error {
 		}
 		s.releases[r.Version] = newRelease(r)
 		for _, f := range r.Files {
+			if !s.files.hasObject(f.SHA256) {
+				s.log.Warn("A file of a release is missing: add the release again", "release", r.Version, "name", f.Name)
+				continue // as after a backup without files: it may be uploaded again
+			}
 			s.uploaded[f.SHA256] = f
 		}
 		return nil
