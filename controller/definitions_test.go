@@ -49,6 +49,10 @@ func TestAScheduleStartsARunOnceForAllThatWasMissed(t *testing.T) {
 	w = restarted(t, opts)
 	late := at.Add(5*24*time.Hour + time.Hour)
 	w.server.startDue(late)
+	stored := int64(0)
+	if err := w.server.store.each(func(scan func(...any) error) error { return scan(&stored) }, `SELECT json_extract(doc, '$.nextAt') FROM definition`); err != nil || stored <= millis(late) {
+		t.Errorf("the run is on disk, and the next time is %v there: %v", time.UnixMilli(stored), err)
+	}
 	w.server.startDue(late)
 	if list := w.runs(); len(list) != 1 || list[0].Definition != "nightly" || list[0].Trigger != "schedule" || list[0].Jobs[0].Name != "nightly" {
 		t.Fatalf("runs %+v", list)

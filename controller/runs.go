@@ -356,10 +356,10 @@ func (s *Server) advanceJobs(r *run, now time.Time) {
 			job.State, job.Message, job.FinishedAt = Failed, "its record is gone", millis(now)
 			r.again = true
 			continue
-		case b == nil || b.State != Blocked:
+		case b != nil && r.CancelRequested:
+			s.cancel(b, now)
 			continue
-		case r.CancelRequested:
-			s.finish(b, Cancelled, "cancelled before it began", now)
+		case b == nil || b.State != Blocked:
 			continue
 		}
 		open, bad := r.needs(job)
@@ -562,13 +562,6 @@ func (s *Server) CancelRun(id string) (Run, error) {
 		return found, nil
 	}
 	r.CancelRequested = true
-	r.settling = true // one look at the jobs, after all of them
-	for _, b := range r.builds {
-		if b != nil {
-			s.cancel(b, now)
-		}
-	}
-	r.settling = false
 	s.settle(r, now)
 	t, v := r.lastSave, r.view()
 	s.mu.Unlock()

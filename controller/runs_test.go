@@ -196,6 +196,32 @@ func TestARunIsCancelledAndRunAgain(t *testing.T) {
 	}
 }
 
+// TestACancelledRunStaysOne: the controller is killed when it has written that the run is to be cancelled, and nothing else.
+func TestACancelledRunStaysOne(t *testing.T) {
+	opts := fast()
+	opts.Dir = t.TempDir()
+	w := restarted(t, opts)
+	r := w.submitRun(chain)
+	w.server.mu.Lock()
+	w.server.runs[r.ID].CancelRequested = true
+	saved := w.server.saveRun(w.server.runs[r.ID])
+	w.server.mu.Unlock()
+	if err := saved.wait(); err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+	w = restarted(t, opts)
+	defer w.close()
+	for name, state := range w.states(r.ID) {
+		if state != Cancelled {
+			t.Errorf("%q is %s", name, state)
+		}
+	}
+	if len(w.server.queue) != 0 {
+		t.Errorf("%d builds in the queue", len(w.server.queue))
+	}
+}
+
 func TestACancelledBuildSkipsWhatNeedsIt(t *testing.T) {
 	w := serve(t, fast())
 	r := w.submitRun("jobs:\n  a:\n    steps: [{script: x}]\n  b:\n    needs: a\n    steps: [{script: x}]\n")
