@@ -56,7 +56,7 @@ func damaged(path string, err error) error {
 }
 
 // startCheck is the size up to which a data base is looked at page by page at every start: that takes a second or
-// less. Larger ones are when a backup is made.
+// two. Larger ones are when a backup is made.
 const startCheck = 128 << 20
 
 // prepareFile makes a new data base where there is none, and refuses files that can be none: an empty one would be taken
