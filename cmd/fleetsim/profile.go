@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/devops-agent/devops-agent/agent/rhythm"
 	"github.com/devops-agent/devops-agent/controller"
 )
 
@@ -96,7 +97,8 @@ func idle(how manner) func(ctx context.Context, o options) (*result, error) {
 		}
 		length := o.length
 		if how == waiting && length >= 10*time.Second {
-			length = max(length, 35*time.Second) // a question is held for 30 s: less would see none, unless it is only to be tried
+			// Whole rounds: with a part of one, what is seen depends on when the agents were started. Shorter is only a trial.
+			length = max(rhythm.HoldWait, length.Truncate(rhythm.HoldWait))
 		}
 		t := f.count(nil)
 		m, err := f.during(ctx, func(ctx context.Context) error {
