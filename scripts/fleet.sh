@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Plays FLEET simulated agents (10,000 unless told otherwise) against the controller in bin/ and writes docs/fleetsim.md and its
-# drawings. Called by "make bench-fleet", which builds the programs first. 10,000 agents take about 15 minutes, 1,000 about 5.
+# drawings. Called by "make bench-fleet", which builds the programs first. 10,000 agents take about 15 minutes, 1,000 about 6.
 # PROFILES=idle-wait,restart plays only these and writes no page; a quiet machine gives better figures.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fleet=${FLEET:-10000}
 length=1m down=5m
 if [ "$fleet" -le 2000 ]; then
-	length=10s down=20s
+	length=10s down=1m
 fi
 ulimit -n "$(ulimit -Hn)"
 args=(--controller "bin/devopsController$SUFFIX" --agents "$fleet" --length "${LENGTH:-$length}" --down "${DOWN:-$down}")
