@@ -9,6 +9,8 @@ length=1m down=5m
 if [ "$fleet" -le 2000 ]; then
 	length=10s down=1m
 fi
+# each agent has a connection, and for moments two: on both sides
+ulimit -Hn "$(cat /proc/sys/fs/nr_open 2>/dev/null || ulimit -Hn)" 2>/dev/null || true # root may
 ulimit -n "$(ulimit -Hn)"
 args=(--controller "bin/devopsController$SUFFIX" --agents "$fleet" --length "${LENGTH:-$length}" --down "${DOWN:-$down}")
 if [ -n "${PROFILES:-}" ]; then

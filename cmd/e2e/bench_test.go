@@ -819,13 +819,21 @@ func (d *design) sizes(b *testing.B) {
 		}
 		return info.Size()
 	}
+	beside := func(name string) int64 {
+		return size(filepath.Join(filepath.Dir(d.programs.Agent), strings.Replace(filepath.Base(d.programs.Agent), "devopsAgent", name, 1)))
+	}
 	agent, worker := size(d.programs.Agent), size(d.programs.Worker)
-	mb := func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+	kept := agent + worker + beside("upgrader")
+	all := kept + beside("devopsDaemon")
+	mb := func(n int64) string { return fmt.Sprintf("%.2f MB", float64(n)/1e6) }
 	d.add(b, row{what: "size of the agent", original: "–", wanted: "≤ 12 MB", measured: mb(agent), met: says(agent <= 12e6), how: "stripped, static, MB of 10⁶ bytes"},
 		metric{float64(agent) / 1e6, "agent-MB"})
-	d.add(b, row{what: "size of all that is installed", original: "38 MB (seed), 24 MB (ask)", wanted: "≤ 24 MB", measured: mb(agent + worker),
-		met: says(agent+worker <= 24e6), how: "agent and native worker, the programs there are so far; the controller (" + mb(size(d.controller)) + ") is a product of its own"},
-		metric{float64(agent+worker) / 1e6, "all-MB"})
+	d.add(b, row{what: "size of all that is installed, where a service manager keeps the agent", original: "38 MB (seed), 24 MB (ask)", wanted: "≤ 24 MB", measured: mb(kept),
+		met: says(kept <= 24e6), how: "agent, native worker and upgrader; the controller (" + mb(size(d.controller)) + ") is a product of its own"},
+		metric{float64(kept) / 1e6, "kept-MB"})
+	d.add(b, row{what: "size of all that is installed, with devopsDaemon", original: "38 MB (seed), 24 MB (ask)", wanted: "≤ 24 MB", measured: mb(all),
+		met: says(all <= 24e6), how: "the portable archive, and Windows"},
+		metric{float64(all) / 1e6, "all-MB"})
 }
 
 // spent is what a process has used up since its start.
