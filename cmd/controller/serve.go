@@ -112,7 +112,9 @@ func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o co
 	}
 	defer func() { _ = os.Remove(path) }()
 
-	web := &http.Server{Handler: server.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute,
+	// Agents keep a connection that they have opened and not used for two minutes: one that is closed by us before is closed just
+	// when they use it.
+	web := &http.Server{Handler: server.Handler(), ReadHeaderTimeout: 150 * time.Second, IdleTimeout: 3 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
