@@ -15,7 +15,7 @@ func (d *desk) rpmTakesOurSignatures(of []string) {
 	t := d.t
 	program, err := exec.LookPath("rpm")
 	if err != nil {
-		t.Skip("rpm is not installed")
+		t.Skip("needs rpm")
 	}
 	word := d.at("word", "open sesame\n")
 	build := slices.Concat([]string{"build", "--only", "rpm", "--arch", "amd64"}, of)
