@@ -15,6 +15,7 @@ func (d *Daemon) answer(ctx context.Context, helpers *sync.WaitGroup) {
 		d.Log.Warn("Daemon cannot be asked", "err", err)
 		return
 	}
+	l.Log = d.Log
 	helpers.Go(func() {
 		if err := l.Serve(ctx, d.do); err != nil {
 			d.Log.Warn("Daemon cannot be asked any more", "err", err)

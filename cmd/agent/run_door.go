@@ -25,6 +25,7 @@ func openDoor(home string, log *slog.Logger) *door {
 		d.served <- nil
 		return d
 	}
+	l.Log = log
 	ctx, stop := context.WithCancel(context.Background())
 	d.stop = stop
 	go func() {

@@ -27,6 +27,12 @@ func serve(t *testing.T, home string, h Handler) *Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveOn(t, l, h)
+	return l
+}
+
+func serveOn(t *testing.T, l *Listener, h Handler) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(ctx, h) }()
@@ -36,7 +42,6 @@ func serve(t *testing.T, home string, h Handler) *Listener {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return l
 }
 
 func echo(_ context.Context, r Request) (any, error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -37,6 +38,9 @@ type Handler func(ctx context.Context, r Request) (answer any, err error)
 
 // Listener is the door of one running agent or daemon.
 type Listener struct {
+	// Log is told when nobody can be answered for a while, which whoever asks sees only as slowness: nil keeps it quiet.
+	Log *slog.Logger
+
 	acceptor
 }
 
@@ -65,7 +69,7 @@ func Listen(home, role string) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for control of %s: %w", role, err)
 	}
-	return &Listener{a}, nil
+	return &Listener{acceptor: a}, nil
 }
 
 // Close takes the address away. It may be called more than once.
@@ -79,6 +83,7 @@ func (l *Listener) Serve(ctx context.Context, h Handler) error {
 	var talks sync.WaitGroup
 	defer talks.Wait()
 	seats := make(chan struct{}, maxTalks)
+	waits := false // those who ask, since the last accept failed
 	for {
 		select {
 		case seats <- struct{}{}:
@@ -88,6 +93,7 @@ func (l *Listener) Serve(ctx context.Context, h Handler) error {
 		c, err := l.accept()
 		switch {
 		case err == nil:
+			waits = false
 			talks.Go(func() {
 				defer func() { <-seats }()
 				exchange(ctx, c, h)
@@ -103,6 +109,10 @@ func (l *Listener) Serve(ctx context.Context, h Handler) error {
 			continue
 		}
 		// Out of descriptors or memory: others may give some back.
+		if !waits && l.Log != nil {
+			l.Log.Warn("Who asks this process waits: the question cannot be accepted", "err", err)
+		}
+		waits = true
 		pause := time.NewTimer(breath)
 		select {
 		case <-pause.C:
