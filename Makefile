@@ -31,7 +31,7 @@ define build
 done
 endef
 
-.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages lab-page
+.PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz vuln bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages lab-page
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
 
@@ -107,6 +107,10 @@ e2e_race: tools
 # every fuzz target for FUZZTIME, on what it has found before and on new inputs
 fuzz:
 	@bash scripts/fuzz.sh $(FUZZTIME)
+
+# known vulnerabilities, as the Go project's database has them
+vuln:
+	@bash scripts/vuln.sh
 
 bench: build
 	bash scripts/bench.sh
