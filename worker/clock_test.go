@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -372,6 +374,60 @@ func TestATooLargeBatchIsHalved(t *testing.T) {
 		}
 		if i != 1000 {
 			t.Errorf("%d lines", i)
+		}
+	})
+}
+
+// slowEnd is a RoundTripper whose end of a session is answered only after who asked has given up.
+type slowEnd struct {
+	direct
+	asked chan struct{}
+}
+
+func (s *slowEnd) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := s.direct.RoundTrip(r)
+	if !strings.HasSuffix(r.URL.Path, "/end") {
+		return resp, err
+	}
+	close(s.asked)
+	<-r.Context().Done()
+	return nil, context.Cause(r.Context())
+}
+
+// TestAHeartbeatMayLearnOfTheEndFirst: on a busy server the answer to the end comes after a heartbeat's that says the build is over.
+// That is an end as any other.
+func TestAHeartbeatMayLearnOfTheEndFirst(t *testing.T) {
+	b := quietBackend()
+	for range 30 { // until heartbeats come
+		b.claims = append(b.claims, wait())
+	}
+	slow := &slowEnd{direct: direct{b}, asked: make(chan struct{})}
+	b.odd = func(op string, _ int, _ call) *answer {
+		select {
+		case <-slow.asked:
+			if op == "heartbeat" {
+				return &answer{http.StatusUnauthorized, `{"errorCode": 2101182, "data": "buildEnd"}`}
+			}
+		default:
+		}
+		return nil
+	}
+	dir := home(t, "http://gateway.test")
+	synctest.Test(t, func(t *testing.T) {
+		host := b.host(dir)
+		host.HTTP = func(wire.HTTPOptions) *http.Client { return &http.Client{Transport: slow} }
+		o := outcome{dir: dir}
+		o.code, o.err = Run(t.Context(), host, b.arguments(dir))
+		o.read(t)
+		o.ran(t)
+		names, err := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("logs %v, %v", names, err)
+		}
+		for _, name := range names {
+			if text, err := os.ReadFile(name); err != nil || strings.Contains(string(text), "|error|") {
+				t.Errorf("%s: %s %v", name, text, err)
+			}
 		}
 	})
 }

@@ -117,7 +117,7 @@ func timedOut(err error) bool {
 
 // over reports whether the server says that there is nothing to do any more for this worker.
 func over(err error) bool {
-	return errors.Is(err, wire.BuildEnded) || errors.Is(err, wire.AlreadyStarted)
+	return errors.Is(err, wire.BuildEnded) || errors.Is(err, wire.AlreadyStarted) || errors.Is(err, errBuildOver)
 }
 
 // sleep reports whether it slept to the end.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -191,6 +192,7 @@ func TestControllerKilledAtRandomMoments(t *testing.T) {
 
 	deadline := time.Now().Add(3*time.Minute + time.Duration(len(builds)/agents)*3*time.Second)
 	acknowledged, ended := 0, map[string]int{}
+	var wrong []string // builds that are not as they should be
 	for _, b := range builds {
 		runs, _ := os.ReadFile(filepath.Join(ran, b.token))
 		if b.id == "" {
@@ -207,6 +209,7 @@ func TestControllerKilledAtRandomMoments(t *testing.T) {
 		}
 		if !lab.Eventually(max(time.Second, time.Until(deadline)), over) {
 			t.Errorf("build %s is %s, report %v", b.id, view.State, view.Report)
+			wrong = append(wrong, b.id)
 			continue
 		}
 		ended[string(view.State)]++
@@ -220,7 +223,8 @@ func TestControllerKilledAtRandomMoments(t *testing.T) {
 			t.Errorf("build %s ran %d times and is %s (%s)", b.id, n, view.State, view.Message)
 		}
 		if view.State != want {
-			t.Errorf("build %s is %s (%s), want %s", b.id, view.State, view.Message, want)
+			t.Errorf("build %s is %s (%s), want %s; it ran %d times, report %+v", b.id, view.State, view.Message, want, n, view.Report)
+			wrong = append(wrong, b.id)
 		}
 		if view.Report == nil || !view.Report.Success { // its worker ended as it should, whatever the script said
 			t.Errorf("build %s: report %+v", b.id, view.Report)
@@ -253,9 +257,28 @@ func TestControllerKilledAtRandomMoments(t *testing.T) {
 	}
 	t.Logf("%d kills, %d agents, %d builds, %d acknowledged, ended: %v", kills, agents, len(builds), acknowledged, ended)
 	if t.Failed() {
-		t.Logf("controller:\n%.20000s", c.Log())
+		t.Logf("controller:\n%s", about(c.Log(), wrong))
 		for _, home := range homes {
-			t.Logf("agent:\n%.20000s", home.Log())
+			if said := about(home.Log(), wrong); said != "" {
+				t.Logf("agent:\n%s", said)
+			}
 		}
 	}
+}
+
+// about is what a log says of some builds: lines that name one, and a few after each, for workers name theirs once.
+func about(log string, builds []string) string {
+	const after = 15
+	var said strings.Builder
+	left := 0
+	for line := range strings.Lines(log) {
+		if slices.ContainsFunc(builds, func(id string) bool { return strings.Contains(line, id) }) {
+			left = after
+		}
+		if left > 0 {
+			left--
+			said.WriteString(line)
+		}
+	}
+	return said.String()
 }
