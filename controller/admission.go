@@ -1,11 +1,14 @@
 package controller
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,19 +20,23 @@ import (
 type class int
 
 const (
-	free    class = iota // operators, pages, downloads: few, or bounded elsewhere
-	polling              // what idle agents ask again and again; it can wait
-	living               // heartbeats, starts, what workers and agents report: builds wait for it
-	logging              // log lines, whose bodies are large
+	free      class = iota // operators, pages, downloads: few, or bounded elsewhere
+	polling                // what idle agents ask again and again; it can wait
+	living                 // heartbeats of agents on a call of their own
+	reporting              // what agents say once: an original one does not say it again (protocol §1.6.8)
+	working                // calls of workers: builds wait for them
+	logging                // log lines, whose bodies are large
+	classes
 )
 
 // admission decides which calls are worked on now. A call that finds its class full waits in its queue; when that is full
 // as well, or the wait takes too long, or the machine is so busy that answers would come too late for those who wait for
-// them, the answer is 429 with a Retry-After, at another time for each. So a fleet that is too large for its machine is
+// them, the answer is to come back, at another time for each. So a fleet that is too large for its machine is
 // served more slowly, running builds first, and meets no time-outs.
 type admission struct {
-	gates [4]*gate
-	polls atomic.Int64 // since the last measurement
+	gates  [classes]*gate
+	polls  atomic.Int64 // since the last measurement
+	memory *budget      // for bodies
 
 	mu      sync.Mutex
 	looked  time.Time
@@ -37,12 +44,27 @@ type admission struct {
 	refused float64                   // share of polls that are refused
 }
 
-// What a class has room for. Calls that are held do not count: they sleep.
+// bodyBytes bounds the bodies that are in memory at once, of calls whose body is longer than smallBody.
+const (
+	bodyBytes = 192 << 20
+	smallBody = 64 << 10
+)
+
+// bodyWithin is how long a body may take to arrive: agents give up after five seconds, workers after thirty.
+const bodyWithin = 30 * time.Second
+
+// restWithin is how long the rest of a body may take that nobody reads. Then its connection is closed.
+const restWithin = 2 * time.Second
+
+// What a class has room for. Calls that are held do not count: they sleep. What is said once waits for its turn as long as
+// whoever says it does.
 func newAdmission() *admission {
-	return &admission{gates: [4]*gate{
-		polling: newGate(64, 20_000, 2*time.Second),
-		living:  newGate(512, 20_000, 3*time.Second),
-		logging: newGate(64, 5_000, 4*time.Second),
+	return &admission{memory: &budget{left: bodyBytes}, gates: [classes]*gate{
+		polling:   newGate(64, 20_000, 2*time.Second),
+		living:    newGate(256, 20_000, 3*time.Second),
+		reporting: newGate(256, 50_000, time.Minute),
+		working:   newGate(512, 20_000, 3*time.Second),
+		logging:   newGate(64, 5_000, 4*time.Second),
 	}}
 }
 
@@ -54,12 +76,14 @@ func classOf(r *http.Request) class {
 		return free
 	case agent && (r.Method == http.MethodGet || path == "/ask" || path == "/upgradeNew" || strings.HasPrefix(path, "/agents/metri")):
 		return polling
-	case agent:
+	case agent && strings.HasPrefix(path, "/agents/") && r.Method == http.MethodPost:
 		return living
-	case strings.HasPrefix(path, buildPrefix+"/logs"):
+	case agent:
+		return reporting
+	case isLogCall(path):
 		return logging
 	case strings.HasPrefix(path, buildPrefix+"/"):
-		return living
+		return working
 	}
 	return free
 }
@@ -110,41 +134,147 @@ func yieldSlot(ctx context.Context) {
 	}
 }
 
-// serve answers a call as soon as there is room for it, or says when to come back.
-func (ad *admission) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	kind := classOf(r)
-	gate := ad.gates[kind]
-	if gate == nil {
-		next.ServeHTTP(w, r)
-		return
-	}
+// serve answers a call as soon as there is room for it, and reports false when there is none. leave, if any, is called
+// before a call sleeps.
+func (ad *admission) serve(w http.ResponseWriter, r *http.Request, kind class, leave func(), next http.Handler) bool {
 	if kind == polling {
 		ad.polls.Add(1)
 		if ad.refuses() {
-			comeBack(w, 10, 25)
-			return
+			return false
 		}
 	}
+	gate := ad.gates[kind]
 	if !gate.enter(r.Context()) {
-		if kind == polling {
-			comeBack(w, 10, 25)
-		} else {
-			comeBack(w, 1, 4)
-		}
-		return
+		return false
 	}
-	leave := sync.OnceFunc(gate.leave)
-	defer leave()
+	yield := sync.OnceFunc(func() {
+		gate.leave()
+		if leave != nil {
+			leave()
+		}
+	})
+	defer yield()
 	if kind == polling {
-		r = r.WithContext(context.WithValue(r.Context(), slotKey{}, leave))
+		r = r.WithContext(context.WithValue(r.Context(), slotKey{}, yield))
 	}
 	next.ServeHTTP(w, r)
+	return true
 }
 
-// comeBack is the answer to a call for which there is no room, some seconds later for each.
-func comeBack(w http.ResponseWriter, from, until int) {
+// fetch reads the body of a call before the call has a slot, so that a slow one takes no room but its own. It reports false
+// when there is no memory for it in time. What is wrong with the body is an error that readUpTo returns later.
+func (ad *admission) fetch(w http.ResponseWriter, r *http.Request, kind class) (give func(), fetched bool) {
+	give = func() {}
+	if r.ContentLength == 0 {
+		return give, true
+	}
+	if size := bodySize(r, kind); size > smallBody {
+		if !ad.memory.take(r.Context(), size, ad.gates[kind].patience) {
+			return give, false
+		}
+		give = func() { ad.memory.give(size) }
+	}
+	rc := http.NewResponseController(w)
+	timed := rc.SetReadDeadline(time.Now().Add(bodyWithin)) == nil // in memory there is no connection
+	body := new(fetchedBody)
+	body.data, body.err = io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit(kind)))
+	if timed && body.err == nil {
+		_ = rc.SetReadDeadline(time.Time{}) // it does not count for what comes next
+	}
+	body.rest.Reset(body.data)
+	r.Body = body
+	return give, true
+}
+
+// fetchedBody is a body that is in memory.
+type fetchedBody struct {
+	data []byte
+	err  error // of reading it
+	rest bytes.Reader
+}
+
+// Read reads what is left.
+func (b *fetchedBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.rest.Read(p)
+}
+
+// Close does nothing.
+func (b *fetchedBody) Close() error { return nil }
+
+// comeBack is the answer to a call for which there is no room, some seconds later for each. Workers of BK-CI try again
+// after 503, and give up after other errors (protocol §6.1). Agents of BK-CI do not look at the status: they read in the
+// body that it is not ok, and go on at their own pace (protocol §1.3).
+func comeBack(w http.ResponseWriter, kind class, why string) {
+	code, from, until := http.StatusTooManyRequests, 1, 4
+	switch kind {
+	case polling:
+		from, until = 10, 25
+	case working, logging:
+		code = http.StatusServiceUnavailable
+	}
 	w.Header().Set("Retry-After", strconv.Itoa(from+rand.IntN(until-from)))
-	refuse(w, http.StatusTooManyRequests, "the controller is busy; come back later")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(restWithin)) // net/http reads what is left of a body before it answers
+	refuse(w, code, why)
+}
+
+// budget is a number of bytes that is shared: who needs more than is left waits.
+type budget struct {
+	mu      sync.Mutex
+	left    int64
+	waiting []*claim // in the order in which they came
+}
+
+type claim struct {
+	n     int64
+	given chan struct{} // closed when it is
+}
+
+// take takes n bytes, and reports false when they are not there in time.
+func (b *budget) take(ctx context.Context, n int64, patience time.Duration) bool {
+	b.mu.Lock()
+	if len(b.waiting) == 0 && b.left >= n {
+		b.left -= n
+		b.mu.Unlock()
+		return true
+	}
+	mine := &claim{n, make(chan struct{})}
+	b.waiting = append(b.waiting, mine)
+	b.mu.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-mine.given:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i := slices.Index(b.waiting, mine); i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
+		b.serve()
+		return false
+	}
+	return true // it was given just now
+}
+
+func (b *budget) give(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
+	b.serve()
+}
+
+// serve gives to those who wait what is left, in their order.
+func (b *budget) serve() {
+	for len(b.waiting) > 0 && b.left >= b.waiting[0].n {
+		b.left -= b.waiting[0].n
+		close(b.waiting[0].given)
+		b.waiting = b.waiting[1:]
+	}
 }
 
 func (ad *admission) refuses() bool {

@@ -72,6 +72,7 @@ type agent struct {
 	sampledAt  time.Time            // when they came
 	running    []wire.Running       // the last task list
 	past       history              // the last hours, for the page
+	traffic    traffic              // with a lock of its own
 }
 
 func newAgent(now time.Time) *agent {

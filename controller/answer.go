@@ -79,7 +79,13 @@ func send(w http.ResponseWriter, code int, v any) error {
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) { return readUpTo(w, r, maxBody) }
 
 func readUpTo(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var data []byte
+	var err error
+	if body, fetched := r.Body.(*fetchedBody); fetched && int64(len(body.data)) <= limit {
+		data, err = body.data, body.err
+	} else {
+		data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	}
 	if err != nil {
 		var long *http.MaxBytesError
 		if errors.As(err, &long) {

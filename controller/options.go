@@ -37,6 +37,8 @@ type Options struct {
 	MaxAudit      int           // entries of the audit log; older ones are forgotten; 100,000
 	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
 
+	CallsPerSecond float64 // of one agent, in the long run; more are refused with 429; 50, and no limit below 0
+
 	AskSpacing       time.Duration // between two calls of ask; 3 s
 	StatusSpacing    time.Duration // 3 s
 	HeartbeatSpacing time.Duration // 4 s
@@ -77,6 +79,9 @@ func (o Options) withDefaults() Options {
 		if *d.value <= 0 {
 			*d.value = d.initial
 		}
+	}
+	if o.CallsPerSecond == 0 {
+		o.CallsPerSecond = 50
 	}
 	if o.BackupKeep <= 0 {
 		o.BackupKeep = 7

@@ -97,7 +97,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "no such call: "+r.Method+" "+clip(r.URL.Path, 200))
 		return
 	}
-	g.server.admission.serve(w, r, g.mux)
+	g.server.fairly(w, r, g.mux)
 }
 
 // servicePath strips /ms and the name of a service that is followed by /api/. Slashes in a row count as one: an agent

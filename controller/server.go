@@ -41,6 +41,7 @@ type Server struct {
 
 	sessions  *sessions // of the page
 	admission *admission
+	strangers traffic // whose secret is wrong
 
 	mu          sync.Mutex
 	closed      bool

@@ -24,7 +24,7 @@ type tally struct {
 	agents  []int // different agents that were answered, by second
 	errors  map[string]int
 	waiting map[string]int // errors that a profile provokes itself
-	paced   int            // answers 429, which ask an agent to come later
+	paced   int            // answers 429, and 503 to workers, which ask to come later
 }
 
 // kind is one kind of call.
@@ -73,7 +73,7 @@ func (t *tally) note(name string, begun time.Time, wait time.Duration, fresh boo
 		t.agents[second]++
 	}
 	switch {
-	case refused != nil && refused.HTTP == 429:
+	case refused != nil && (refused.HTTP == 429 || refused.HTTP == 503 && refused.RetryAfter > 0):
 		t.paced++
 	case err != nil:
 		k.failed++
