@@ -16,6 +16,7 @@ HOST_OS := $(shell go env GOOS)
 HOST_ARCH := $(shell go env GOARCH)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
+BIN := bin# BIN=DIR on the command line: "make build" into another folder
 export GOFLAGS := -buildvcs=false
 
 # program:folder; the names are those that a BK-CI server hands out (protocol §4.4)
@@ -24,16 +25,23 @@ TOOLS := packager:packager # for who publishes versions; of this machine only
 
 # $(call build,GOOS,GOARCH,suffix,more programs)
 define build
-@mkdir -p bin
+@command -v go >/dev/null || { echo "make: there is no go in PATH; it needs Go 1.26.5 or newer: https://go.dev/dl/" >&2; exit 1; }
+@mkdir -p $(BIN)
 @for p in $(PROGRAMS) $(4); do \
-	out=bin/$${p%%:*}$(3); echo "build $$out"; \
+	out=$(BIN)/$${p%%:*}$(3); echo "build $$out"; \
 	CGO_ENABLED=0 GOOS=$(1) GOARCH=$(2) go build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/$${p##*:} || exit 1; \
 done
 endef
 
 .PHONY: dist packages build build_all build_linux build_macos build_windows clean demo test unit e2e e2e_race vet lint fuzz vuln bench bench-fleet tools lab lab-systemd lab-wine lab-crash lab-power lab-packages lab-page
+# also under the names by which they look for each other and people call them
 build:
 	$(call build,$(HOST_OS),$(HOST_ARCH),$(HOST_SUFFIX),$(TOOLS))
+ifneq ($(HOST_OS),windows)
+	@for p in $(PROGRAMS) $(TOOLS); do \
+		name=$(BIN)/$${p%%:*}; ln -f "$$name"$(HOST_SUFFIX) "$$name" 2>/dev/null || cp -f "$$name"$(HOST_SUFFIX) "$$name" || exit 1; \
+	done
+endif
 
 # the suffix of this machine's own programs
 HOST_SUFFIX := $(if $(filter windows,$(HOST_OS)),.exe,_$(if $(filter darwin,$(HOST_OS)),macos,$(HOST_OS))$(if $(filter amd64,$(HOST_ARCH)),,_$(HOST_ARCH)))

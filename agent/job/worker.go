@@ -439,6 +439,16 @@ func (r *Runner) Native() string {
 	return own
 }
 
+// HasWorker reports whether a build would find a program to run in: the jar, its copy in tmp/, or a native worker.
+func (r *Runner) HasWorker() bool {
+	for _, jar := range []string{filepath.Join(r.Home, Jar), filepath.Join(r.Home, "tmp", Jar)} {
+		if _, err := os.Stat(jar); err == nil {
+			return true
+		}
+	}
+	return executable(r.Native()) == nil
+}
+
 // arguments are those of the java command line, in the order of protocol §3.6.4; Windows has an order of its own
 // and no scripts.
 func (r *Runner) arguments(b wire.Build, jar, job string) []string {
@@ -462,8 +472,8 @@ func (r *Runner) heal(ctx context.Context, jar string, s Setup) (Code, error) {
 	}
 	spare := filepath.Join(r.Home, "tmp", Jar)
 	if _, err := os.Stat(spare); err != nil {
-		return WorkerMissing, &hinted{fmt.Errorf("%s is not there, and no copy in tmp", jar),
-			"the next worker upgrade brings a new one; or copy worker-agent.jar or devopsWorker into " + r.Home}
+		return WorkerMissing, &hinted{fmt.Errorf("no worker: neither devopsWorker nor %s is in %s", Jar, r.Home),
+			"copy devopsWorker, or worker-agent.jar and a jdk17 directory, into it, or wait for the server's next worker upgrade"}
 	}
 	if version := s.JarVersion(ctx, spare); !strings.HasPrefix(version, "v") {
 		return HealFailed, fmt.Errorf("%s is not there, and its copy in tmp tells no version (%.40q)", jar, version)

@@ -268,6 +268,32 @@ func TestAWorkerThatDiesEarlyIsAFailure(t *testing.T) {
 	}
 }
 
+func TestThereIsAWorker(t *testing.T) {
+	r, _ := stage(t, "")
+	vendor := t.TempDir()
+	has := func(what string, want bool) {
+		t.Helper()
+		if r.HasWorker() != want {
+			t.Errorf("%s: %v", what, !want)
+		}
+	}
+	has("a jar", true)
+	remove(t, filepath.Join(r.Home, Jar))
+	has("nothing", false)
+	write(t, filepath.Join(r.Home, "tmp", Jar), "jar", 0o644)
+	has("a copy of the jar", true)
+	remove(t, filepath.Join(r.Home, "tmp", Jar))
+	write(t, filepath.Join(vendor, NativeWorker), "", 0o755)
+	has("a package that is not ours", false)
+	r.Programs = vendor
+	has("the package's", true)
+	r.Programs = ""
+	write(t, filepath.Join(r.Home, NativeWorker), "", 0o644)
+	has("one that cannot be executed", false)
+	chmod(t, filepath.Join(r.Home, NativeWorker), 0o755)
+	has("a native one", true)
+}
+
 func TestEachWayNotToStartHasItsCode(t *testing.T) {
 	cases := []struct {
 		name    string

@@ -71,7 +71,12 @@ func enrollCommand(where *place) *cobra.Command {
 			if !done {
 				word = "already enrolled as"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", word, id)
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", word, id); err != nil {
+				return err
+			}
+			if runner := (&job.Runner{Home: inst.Home, Programs: programs(inst.Home), GOOS: runtime.GOOS}); !runner.HasWorker() {
+				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "hint: builds need a worker: copy devopsWorker, or worker-agent.jar and a jdk17 directory, into %s\n", inst.Home)
+			}
 			return err
 		},
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +13,19 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestTheFirstWordsOfAControllerSayHowToSignIn(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	at := endpoint{URL: "https://127.0.0.1:1", SHA256: "AB:CD", Own: true}
+	for _, c := range []struct{ name, data string }{{"relative", "ci"}, {"absolute", filepath.Join(dir, "ci")}} {
+		lines := strings.Split(greeting(at, c.data), "\n")
+		if len(lines) != 4 || !strings.HasSuffix(lines[0], " serves https://127.0.0.1:1") || lines[1] != "certificate SHA-256 AB:CD" ||
+			!strings.HasSuffix(lines[2], "is in "+filepath.Join(dir, "ci", controller.TokenFile)) {
+			t.Errorf("%s: %q", c.name, lines)
+		}
+	}
+}
 
 func TestCommandLineOfWords(t *testing.T) {
 	for _, c := range []struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -129,10 +130,7 @@ func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o co
 	if f.json {
 		err = f.printJSON(at)
 	} else {
-		_, err = fmt.Fprintf(f.out, "devopsController %s serves %s\n", cli.Version(), at.URL)
-		if err == nil && at.Own {
-			_, err = fmt.Fprintf(f.out, "certificate SHA-256 %s\n", at.SHA256)
-		}
+		_, err = io.WriteString(f.out, greeting(at, o.Dir))
 	}
 	if cert != nil { // from here on at is its own
 		parts.Go(func() {
@@ -159,6 +157,19 @@ func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o co
 		return cause
 	}
 	return nil
+}
+
+// greeting is what a person needs to go on. It is written at once: who reads only its first line must not break the pipe.
+func greeting(at endpoint, dir string) string {
+	token := filepath.Join(dir, controller.TokenFile)
+	if full, err := filepath.Abs(token); err == nil {
+		token = full
+	}
+	said := fmt.Sprintf("devopsController %s serves %s\n", cli.Version(), at.URL)
+	if at.Own {
+		said += "certificate SHA-256 " + at.SHA256 + "\n"
+	}
+	return said + "open it in a browser; the token to sign in with is in " + token + "\n"
 }
 
 // localURL is the address for clients on this machine.

@@ -44,7 +44,7 @@ export function one(root, app, id) {
 		edit.href = "#/submit/" + b.number;
 		download.href = `/page/builds/${b.number}/log.txt`;
 		put(why, [b.message, b.report], () => el("div", null, b.message ? el("p", { class: b.state === "failed" ? "bad" : "soft" }, b.message) : null,
-			b.report && b.report.message && b.state !== "succeeded" ? el("p", { class: "soft" }, t("build.said") + ": " + b.report.message) : null));
+			b.report && b.report.message && b.state !== "succeeded" && !(b.message || "").includes(b.report.message) ? el("p", { class: "soft" }, t("build.said") + ": " + b.report.message) : null));
 		put(about, [b.agent, b.startedAt, b.finishedAt, b.labels, b.handOuts], () => facts(
 			[t("build.agent"), b.agent && b.state !== "queued" && el("a", { href: "#/agents/" + encodeURIComponent(b.agent) }, b.agentHost || b.agent)],
 			[t("build.run"), b.run && `${b.runNumber}: ${b.job}`], [t("build.matrix"), b.matrix && labels(Object.entries(b.matrix).map(([k, v]) => `${k}=${v}`))],

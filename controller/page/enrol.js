@@ -13,6 +13,9 @@ const windows = (token, gateway) => `Set-Content token '${token}'; .\\devopsAgen
 // gatewayOf is where machines reach the controller, where the operator said or where this page came from, and how they know its certificate.
 const gatewayOf = (app) => (app.state?.gateway || location.origin) + (app.state?.pin ? ` --pin ${app.state.pin}` : "");
 
+// onlyHere says so where the address means another machine on every other machine.
+const onlyHere = (gateway) => (/^https?:\/\/(localhost|127(\.\d+){3}|\[::1\])([:/ ]|$)/.test(gateway) ? el("p", { class: "soft" }, t("enrol.here", gateway.split(" ")[0])) : "");
+
 function commands(token, gateway) {
 	return el("div", null,
 		el("h3", null, t("enrol.unix"), " ", el("small", null, t("enrol.unixdir"))), command(portable(token, gateway)),
@@ -27,7 +30,7 @@ export function firstMachine(app) {
 	const wrong = alertBox(), box = el("div", { class: "empty" }, el("h2", null, t("empty.title")), el("p", null, t("empty.text")), wrong);
 	guard(wrong, async () => {
 		const made = app.token ||= await post("/page/api/enroll-tokens", {});
-		box.append(command(portable(made.token, gatewayOf(app))), el("p", { class: "soft" }, t("empty.token", moment(made.expiresAt)), " ", t("empty.wait")),
+		box.append(command(portable(made.token, gatewayOf(app))), el("p", { class: "soft" }, t("empty.token", moment(made.expiresAt)), " ", t("empty.wait"), " ", t("empty.next")), onlyHere(gatewayOf(app)),
 			el("details", null, el("summary", null, t("enrol")), commands(made.token, gatewayOf(app))));
 	})();
 	return box;
@@ -38,7 +41,7 @@ export function form(root, app) {
 	const wrong = alertBox(), made = el("div", { role: "status" });
 	root.append(el("h1", null, t("enrol")), el("p", null, t("enrol.text")), el("form", { class: "sheet", onsubmit: guard(wrong, async () => {
 		const token = await post("/page/api/enroll-tokens", { project: project.value.trim(), labels: words(wanted.value) });
-		made.replaceChildren(el("h2", null, t("enrol.token", moment(token.expiresAt))), command(token.token), commands(token.token, gatewayOf(app)), el("p", null, el("a", { href: "#/submit" }, t("enrol.next"))));
+		made.replaceChildren(el("h2", null, t("enrol.token", moment(token.expiresAt))), command(token.token), onlyHere(gatewayOf(app)), commands(token.token, gatewayOf(app)), el("p", null, el("a", { href: "#/submit" }, t("enrol.next"))));
 	}) }, el("div", { class: "columns" }, field(t("enrol.labels"), wanted), field(t("enrol.project"), project)),
 	el("div", { class: "actions" }, el("button", { class: "main" }, t("enrol.make"))), wrong), made);
 	return {};

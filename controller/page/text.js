@@ -24,8 +24,8 @@ const texts = {
 
 	"door": ["Sign in", "登录"],
 	"door.token": ["Token", "令牌"],
-	"door.hint": ["The operator's token is in this file on the controller's machine:", "操作员令牌在控制器机器上的这个文件中："],
-	"door.file": ["operator.token in the data directory", "数据目录中的 operator.token"],
+	"door.hint": ["The operator's token is in a file on the controller's machine. \"devopsController serve\" said which when it started:", "操作员令牌在控制器机器上的一个文件中，devopsController serve 启动时会显示它的路径："],
+	"door.file": ["operator.token in its data directory", "其数据目录中的 operator.token"],
 	"door.wrong": ["This is not a valid token.", "令牌无效。"],
 	"door.often": ["Too many attempts. Wait a minute.", "尝试次数过多，请稍等一分钟。"],
 
@@ -101,9 +101,11 @@ const texts = {
 	"agents.builds": ["{0} builds", "{0} 个构建"],
 
 	"empty.title": ["Add the first machine", "添加第一台机器"],
-	"empty.text": ["No agent yet. Type this on the machine that is to build, where the programs of devops-agent are:", "还没有构建机。在要执行构建的机器上，于 devops-agent 程序所在的目录中输入："],
+	"empty.text": ["No agent yet. Type this on the machine that is to build, in the directory with the programs of devops-agent (after \"make build\": bin):", "还没有构建机。在要执行构建的机器上，进入 devops-agent 程序所在的目录（make build 之后为 bin），然后输入："],
+	"enrol.here": ["At {0} only the controller's own machine reaches it. For other machines, start it with --listen 0.0.0.0:21800 --tls self, and open this page by an address that they know.", "{0} 只能从控制器所在的机器访问。要添加其他机器，请用 --listen 0.0.0.0:21800 --tls self 启动控制器，并通过它们能访问的地址打开本页。"],
 	"empty.token": ["The command has a fresh token in it that is valid until {0}.", "命令中包含一个新令牌，有效期至 {0}。"],
 	"empty.wait": ["This page shows the machine as soon as it gets in touch.", "机器一旦联系上来，本页会立即显示。"],
+	"empty.next": ["Then choose New build above; what stands there is a first one.", "然后点击上方的“新建构建”，其中已有一个可直接提交的示例。"],
 	"empty.build": ["No build yet.", "还没有构建。"],
 	"empty.submit": ["Submit the first one", "提交第一个构建"],
 	"empty.viewer": ["No agent yet. An operator can add one.", "还没有构建机，操作员可以添加。"],
