@@ -27,7 +27,6 @@ import (
 // The cadences of the design note and of protocol §1.6, §1.7.1. Sleep is always after the work.
 const (
 	scriptEvery   = 30 * time.Second
-	scriptFirst   = 10 * time.Second
 	debugEvery    = 5 * time.Second
 	addressEvery  = time.Minute
 	sweepEvery    = 2 * time.Hour

@@ -104,15 +104,11 @@ func (a *Agent) beats(ctx context.Context) error {
 	}
 }
 
-// afterBeat puts the claims behind the heartbeats, which come at a multiple of their interval: what a heartbeat brought
-// is in force when the next build starts, and not in the same moment (statements 22, 26).
-const afterBeat = 300 * time.Millisecond
-
 // builds asks for work every 5 s: status, capacity, claim (protocol §1.6.2, §1.6.7).
 func (a *Agent) builds(ctx context.Context) error {
 	pacing := rhythm.Holding{Pace: rhythm.Build(), Waits: &a.waits}
 	server := contact{log: a.Log, what: "claim build"}
-	pause := rhythm.BuildEvery + afterBeat
+	pause := rhythm.FirstClaim
 	var freed <-chan struct{}
 	defer a.pulse.over(loopClaim)
 	for {
@@ -166,12 +162,13 @@ func (a *Agent) claim(ctx context.Context, pacing *rhythm.Holding) (wire.Parts, 
 func (a *Agent) upgrades(ctx context.Context) error {
 	server := contact{log: a.Log, what: "check upgrade"}
 	p := rhythm.Upgrade()
-	var err error
-	for sleep(ctx, p.After(err)) {
-		if err = nil; !a.wantsUpgrade() {
+	for pause := rhythm.FirstCheck; sleep(ctx, pause); {
+		if !a.wantsUpgrade() {
+			pause = p.After(nil)
 			continue
 		}
 		var item wire.UpgradeItem
+		var err error
 		if item, err = a.client().CheckUpgrade(ctx, *a.upgradeCheck()); err == nil && item.Any() {
 			a.offered(ctx, item, false)
 		} else if err == nil {
@@ -180,6 +177,7 @@ func (a *Agent) upgrades(ctx context.Context) error {
 			a.answerOffer(ctx, false)
 		}
 		a.heardFrom(ctx, &server, err)
+		pause = p.After(err)
 	}
 	return nil
 }
@@ -188,7 +186,7 @@ func (a *Agent) upgrades(ctx context.Context) error {
 func (a *Agent) pipelines(ctx context.Context) error {
 	server := contact{log: a.Log, what: "fetch pipeline task"}
 	p := rhythm.Pace{Every: scriptEvery, Most: 3 * scriptEvery}
-	for pause := scriptFirst; sleep(ctx, pause); {
+	for pause := rhythm.FirstScript; sleep(ctx, pause); {
 		var err error
 		if a.Store.Settings().PipelineEnable && a.roomForScript() && a.enter() {
 			var task *wire.Pipeline

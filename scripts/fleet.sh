@@ -7,9 +7,9 @@ cd "$(dirname "$0")/.."
 fleet=${FLEET:-10000}
 length=1m down=5m
 if [ "$fleet" -le 2000 ]; then
-	length=10s down=1m
+	length=20s down=2m
 fi
-# each agent has a connection, and for moments two: on both sides
+# a connection for each agent, on both sides
 ulimit -Hn "$(cat /proc/sys/fs/nr_open 2>/dev/null || ulimit -Hn)" 2>/dev/null || true # root may
 ulimit -n "$(ulimit -Hn)"
 args=(--controller "bin/devopsController$SUFFIX" --agents "$fleet" --length "${LENGTH:-$length}" --down "${DOWN:-$down}")

@@ -16,6 +16,15 @@ const (
 	UpgradeEvery = 20 * time.Second // upgrade check
 )
 
+// Where the loops of separate endpoints begin, from the first heartbeat on. No two of them speak in the same moment: what a
+// heartbeat brought is in force when the next build starts (statements 22, 26), and one connection does for all.
+const (
+	apart       = 300 * time.Millisecond
+	FirstClaim  = BuildEvery + apart
+	FirstScript = 10*time.Second + 2*apart // 10 s: protocol §1.6.9
+	FirstCheck  = UpgradeEvery + 3*apart
+)
+
 // longAway bounds a pause once a server has been away for so long that this agent is offline there anyway. A whole fleet
 // that comes back makes several calls each in its first seconds: spread over a minute, no second sees a tenth of it.
 const longAway = time.Minute

@@ -106,9 +106,9 @@ func (a *agent) run(ctx context.Context, how manner, after time.Duration) {
 		})
 	}
 	p(rhythm.Beat(), 0, func() error { return a.beat(ctx) })
-	p(rhythm.Build(), rhythm.BuildEvery, func() error { return a.claim(ctx) })
-	p(rhythm.Upgrade(), rhythm.UpgradeEvery, func() error { return a.check(ctx) })
-	p(rhythm.Pace{Every: 30 * time.Second, Most: 90 * time.Second}, 10*time.Second, func() error { return a.scripts(ctx) })
+	p(rhythm.Build(), rhythm.FirstClaim, func() error { return a.claim(ctx) })
+	p(rhythm.Upgrade(), rhythm.FirstCheck, func() error { return a.check(ctx) })
+	p(rhythm.Pace{Every: 30 * time.Second, Most: 90 * time.Second}, rhythm.FirstScript, func() error { return a.scripts(ctx) })
 	p(rhythm.Pace{Every: time.Minute, Most: time.Minute}, time.Duration(rand.Int64N(int64(time.Minute))), func() error { return a.measure(ctx) })
 }
 

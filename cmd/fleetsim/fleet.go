@@ -27,6 +27,7 @@ type fleet struct {
 	job    task
 
 	started atomic.Int64
+	open    atomic.Int64 // connections
 	logged  atomic.Int64
 
 	mu    sync.Mutex
@@ -43,7 +44,7 @@ func newFleet(ctx context.Context, o options, name string, args ...string) (f *f
 		return nil, err
 	}
 	f = &fleet{options: o, runs: make(map[string]int)}
-	f.server = &server{program: o.program, dir: filepath.Join(dir, "data"), args: args, log: filepath.Join(dir, "controller.log"), http: operatorClient()}
+	f.server = &server{program: o.program, dir: filepath.Join(dir, "data"), args: args, log: filepath.Join(dir, "controller.log"), tls: o.tls, http: operatorClient()}
 	f.tally.Store(newTally())
 	if err := f.server.start(ctx); err != nil {
 		return nil, err
@@ -57,10 +58,10 @@ func newFleet(ctx context.Context, o options, name string, args ...string) (f *f
 		return nil, errors.Join(err, f.server.kill())
 	}
 	for n, id := range ids {
-		a := &agent{fleet: f, number: n, network: newNetwork(n), slots: job.NewSlots(1, 1), version: "v1.0.0", chance: rand.New(rand.NewPCG(o.seed, uint64(n)))}
+		a := &agent{fleet: f, number: n, network: newNetwork(n, &f.open), slots: job.NewSlots(1, 1), version: "v1.0.0", chance: rand.New(rand.NewPCG(o.seed, uint64(n)))}
 		a.last.Store(-1)
 		a.bad.Store(a.chance.Float64() < o.bad)
-		client, err := a.network.client()
+		client, err := a.network.client(f.server.roots)
 		if err != nil {
 			return nil, errors.Join(err, f.server.kill())
 		}
@@ -133,14 +134,16 @@ type meter struct {
 	rss       []float64 // MiB
 	cpu       float64   // seconds of CPU in all
 	own       float64   // the simulator's
+	others    float64   // all other processes', as far as the system tells
 	took      time.Duration
 	mostBytes uint64
+	mostConns int64 // of all agents
 }
 
 func (f *fleet) measure(ctx context.Context) *meter {
 	m := &meter{}
 	begun := time.Now()
-	own, last, lastAt := useOf(int32(os.Getpid())).cpu, f.server.use(), begun
+	own, last, lastAt, all := useOf(int32(os.Getpid())).cpu, f.server.use(), begun, machineBusy(ctx)
 	note := func() {
 		now, u := time.Now(), f.server.use()
 		used := max(0, u.cpu-last.cpu)
@@ -149,6 +152,7 @@ func (f *fleet) measure(ctx context.Context) *meter {
 		m.rss = append(m.rss, float64(u.rss)/(1<<20))
 		m.cpu += used
 		m.mostBytes = max(m.mostBytes, u.rss)
+		m.mostConns = max(m.mostConns, f.open.Load())
 		last, lastAt = u, now
 	}
 	for sleep(ctx, time.Second, nil) {
@@ -157,6 +161,7 @@ func (f *fleet) measure(ctx context.Context) *meter {
 	note()
 	m.took = time.Since(begun)
 	m.own = useOf(int32(os.Getpid())).cpu - own
+	m.others = max(0, machineBusy(context.WithoutCancel(ctx))-all-m.own-m.cpu)
 	return m
 }
 

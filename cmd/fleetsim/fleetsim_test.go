@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,8 +102,8 @@ func TestACutNetworkEndsCalls(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(release)
-	w := newNetwork(0)
-	client, err := w.client()
+	w := newNetwork(0, new(atomic.Int64))
+	client, err := w.client(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,7 @@ type options struct {
 	timeout  time.Duration // of an agent's calls, what they are held apart
 	builds   int           // a minute
 	bad      float64       // share of hosts
+	tls      bool          // the controller has a certificate of its own, and the agents pin it
 	sample   []byte        // measurements of this machine, as an agent sends them
 }
 
@@ -60,15 +62,19 @@ func command(out io.Writer) *cobra.Command {
 	f.StringVar(&o.program, "controller", "", "`path` of devopsController")
 	f.StringVar(&o.dir, "dir", "", "`directory` for data, which must not exist (default a temporary one)")
 	f.StringVar(&o.out, "out", "", "`directory` for fleetsim.md and its drawings (default none)")
-	f.DurationVar(&o.ramp, "ramp", 0, "`time` over which agents start (default 1 s for every 1,000, at least 2 s)")
+	f.DurationVar(&o.ramp, "ramp", 0, "`time` over which agents start (default 3 s for every 1,000 and at least 2 s; from 1,000 on, whole rounds of 30 s)")
 	f.DurationVar(&o.calm, "calm", 10*time.Second, "`time` before a measurement")
 	f.DurationVar(&o.length, "length", time.Minute, "`time` of a measurement")
 	f.DurationVar(&o.down, "down", 5*time.Minute, "`time` for which the controller is away")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Second, "`time` after which an agent gives a call up")
 	f.IntVar(&o.builds, "builds", 1000, "`number` of builds a minute")
+	f.BoolVar(&o.tls, "tls", false, "HTTPS, with a certificate of the controller's own that the agents pin")
 	f.Float64Var(&o.bad, "bad", 0.01, "`share` of hosts that a new version does not suit")
 	return cmd
 }
+
+// ownGarbage is the simulator's GOGC: it shares the processors with the controller, and memory is there.
+const ownGarbage = 400
 
 // play runs the profiles and fails when one was not served correctly. Speed is reported, and no reason to fail.
 func (o options) play(ctx context.Context, out io.Writer) (err error) {
@@ -78,8 +84,15 @@ func (o options) play(ctx context.Context, out io.Writer) (err error) {
 	if o.agents < 1 || o.agents > 20_000 {
 		return fmt.Errorf("--agents %d: between 1 and 20000, please", o.agents)
 	}
+	allowed, err := openFiles()
+	if err != nil {
+		return err
+	}
+	if err := enoughFiles(o.agents, allowed); err != nil {
+		return err
+	}
 	if o.ramp <= 0 {
-		o.ramp = max(2*time.Second, time.Duration(o.agents)*time.Millisecond)
+		o.ramp = rampFor(o.agents)
 	}
 	all := profiles()
 	for _, name := range o.profiles {
@@ -100,6 +113,7 @@ func (o options) play(ctx context.Context, out io.Writer) (err error) {
 	if o.sample, err = metrics.JSON(list); err != nil {
 		return err
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(ownGarbage))
 	lines := about(ctx, o.program, loadNow(ctx))
 	var results []*result
 	var failed []string
@@ -132,10 +146,10 @@ func (o options) play(ctx context.Context, out io.Writer) (err error) {
 		if err := os.RemoveAll(filepath.Join(o.dir, p.name)); err != nil {
 			return err
 		}
-	}
-	if o.out != "" {
-		if err := write(o, lines, results); err != nil {
-			return err
+		if o.out != "" { // after each: what was measured is there, whatever comes later
+			if err := write(o, lines, results); err != nil {
+				return err
+			}
 		}
 	}
 	if len(failed) > 0 {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/devops-agent/devops-agent/agent/wire"
@@ -22,24 +24,25 @@ var errCut = errors.New("the simulated network is away")
 // network is the way of one agent to the server. It can be cut.
 type network struct {
 	dialer net.Dialer
+	open   *atomic.Int64
 
 	mu    sync.Mutex
 	away  bool
 	conns map[net.Conn]struct{}
 }
 
-// newNetwork is the network of the agent with number n.
-func newNetwork(n int) *network {
-	w := &network{conns: make(map[net.Conn]struct{})}
+// newNetwork is the network of the agent with number n. open counts the connections of all.
+func newNetwork(n int, open *atomic.Int64) *network {
+	w := &network{open: open, conns: make(map[net.Conn]struct{})}
 	if n >= portsPerAddress { // the whole of 127/8 is this machine on Linux
 		w.dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(n/portsPerAddress))}
 	}
 	return w
 }
 
-// client is the agent's own HTTP client over this network.
-func (w *network) client() (*http.Client, error) {
-	c := wire.NewHTTPClient(wire.HTTPOptions{})
+// client is the agent's own HTTP client over this network. roots is nil without TLS.
+func (w *network) client(roots *x509.CertPool) (*http.Client, error) {
+	c := wire.NewHTTPClient(wire.HTTPOptions{Roots: roots})
 	t, is := c.Transport.(*http.Transport)
 	if !is {
 		return nil, fmt.Errorf("the agent's client has a transport of type %T", c.Transport)
@@ -63,6 +66,7 @@ func (w *network) dial(ctx context.Context, kind, address string) (net.Conn, err
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.conns[own] = struct{}{}
+	w.open.Add(1)
 	if w.away {
 		own.reset()
 	}
@@ -92,7 +96,10 @@ type connection struct {
 // Close closes it.
 func (c *connection) Close() error {
 	c.network.mu.Lock()
-	delete(c.network.conns, c)
+	if _, is := c.network.conns[c]; is {
+		delete(c.network.conns, c)
+		c.network.open.Add(-1)
+	}
 	c.network.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -59,7 +59,8 @@ func (f *fleet) latest(t *tally, m *meter) []row {
 	return []row{
 		{callTimes, "≤ 250 ms", "p50 " + short(all.p50) + ", p90 " + short(all.p90) + ", p99 " + short(all.p99) + ", max " + short(all.max), all.p99 <= 250*time.Millisecond, true},
 		{"memory of the controller (RSS)", "≤ 1 GB", fmt.Sprintf("%.0f MB", float64(m.mostBytes)/1e6), m.mostBytes <= 1_000_000_000, true},
-		{"CPU of the controller, of the simulator", "–", fmt.Sprintf("%.2f cores, %.2f cores", m.cpu/m.took.Seconds(), m.own/m.took.Seconds()), true, true},
+		{"CPU of the controller, of the simulator, of everything else on the machine", "–", fmt.Sprintf("%.2f, %.2f, %.2f cores", m.cpu/m.took.Seconds(), m.own/m.took.Seconds(), m.others/m.took.Seconds()), true, true},
+		{"connections at once", "–", fmt.Sprintf("%d of %d agents", m.mostConns, len(f.agents)), true, true},
 	}
 }
 
@@ -406,6 +407,10 @@ func (f *fleet) offer(ctx context.Context, version string, canary, failures int)
 	}
 }
 
+// longDown is a time after which the agents of a controller that is away try less often; before, they come back as fast as
+// they ask.
+const longDown = 2 * time.Minute
+
 // restart: the controller is killed and comes back later; nobody does anything else meanwhile.
 func restart(ctx context.Context, o options) (r *result, err error) {
 	f, err := newFleet(ctx, o, "restart")
@@ -446,8 +451,12 @@ func restart(ctx context.Context, o options) (r *result, err error) {
 	t.stop()
 	most := t.mostAgents()
 	share := 100 * float64(most) / float64(len(f.agents))
+	wanted := "≤ 10 %"
+	if o.down < longDown {
+		wanted = "–"
+	}
 	r = &result{note: fmt.Sprintf("kill -9, %v away, then started again.", o.down), rows: []row{
-		{"agents in the second that sees most of them", "≤ 10 %", fmt.Sprintf("%d: %.1f %%", most, share), share <= 10, true},
+		{"agents in the second that sees most of them", wanted, fmt.Sprintf("%d: %.1f %%", most, share), share <= 10 || o.down < longDown, true},
 		{"all are back", "≤ 2 min", short(back), back <= 2*time.Minute, true},
 	}}
 	r.rows = append(r.rows, f.latest(t, m)...)

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +17,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shirou/gopsutil/v4/cpu"
 	"github.com/shirou/gopsutil/v4/process"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
 // server is a real devopsController on a directory of its own.
@@ -27,6 +32,8 @@ type server struct {
 	listen  string // address, the same after a restart
 	url     string
 	token   string
+	tls     bool
+	roots   *x509.CertPool // of its certificate, pinned at the first start; nil without TLS
 	http    *http.Client
 
 	mu  sync.Mutex
@@ -45,6 +52,9 @@ func (s *server) start(ctx context.Context) error {
 		listen = "127.0.0.1:0"
 	}
 	args := append([]string{"serve", "--json", "--log-level", "error", "--data", s.dir, "--listen", listen}, s.args...)
+	if s.tls {
+		args = append(args, "--tls", "self")
+	}
 	cmd := exec.Command(s.program, args...)
 	cmd.Stderr = out
 	said, err := cmd.StdoutPipe()
@@ -58,15 +68,39 @@ func (s *server) start(ctx context.Context) error {
 	s.cmd = cmd
 	s.mu.Unlock()
 	var at struct {
-		URL string `json:"url"`
+		URL    string `json:"url"`
+		SHA256 string `json:"sha256"`
 	}
 	if err := json.NewDecoder(io.LimitReader(said, 64<<10)).Decode(&at); err != nil {
 		return errors.Join(fmt.Errorf("start the controller: %w; see %s", err, s.log), s.kill())
 	}
-	s.url, s.listen = at.URL, strings.TrimPrefix(at.URL, "http://")
+	s.url = at.URL
+	_, s.listen, _ = strings.Cut(at.URL, "://")
+	if s.tls && s.roots == nil {
+		if err := s.pin(ctx, at.SHA256); err != nil {
+			return errors.Join(err, s.kill())
+		}
+	}
 	token, err := os.ReadFile(filepath.Join(s.dir, "operator.token"))
 	s.token = strings.TrimSpace(string(token))
 	return err
+}
+
+// pin trusts the certificate of this fingerprint, and no other, as an agent with --pin does.
+func (s *server) pin(ctx context.Context, fingerprint string) error {
+	pin, err := wire.ParsePin(fingerprint)
+	if err != nil {
+		return err
+	}
+	_, cert, err := pin.Trust(ctx, s.url, operatorClient())
+	if err != nil {
+		return err
+	}
+	s.roots = x509.NewCertPool()
+	s.roots.AddCert(cert)
+	s.http.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots, MinVersion: tls.VersionTLS12}, MaxIdleConns: 64, MaxIdleConnsPerHost: 64,
+		IdleConnTimeout: time.Minute}
+	return nil
 }
 
 // kill ends it as a power cut would.
@@ -112,6 +146,16 @@ func useOf(pid int32) (u use) {
 		u.rss = memory.RSS
 	}
 	return u
+}
+
+// machineBusy is the seconds of CPU that everything on this machine has used so far; 0 where that is not known.
+func machineBusy(ctx context.Context) float64 {
+	times, err := cpu.TimesWithContext(ctx, false)
+	if err != nil || len(times) == 0 {
+		return 0
+	}
+	t := times[0] // of a guest's time, user is the sum
+	return t.User + t.Nice + t.System + t.Irq + t.Softirq + t.Steal
 }
 
 // do makes a call of the operator API.
