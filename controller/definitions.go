@@ -158,7 +158,8 @@ type definitionKey struct{ project, name string }
 // definition is the record of a definition. The exported part is stored.
 type definition struct {
 	Definition
-	text   string // the build file, as stored: sealed when something in it is sensitive
+	text   string   // the build file, as stored: sealed when something in it is sensitive
+	uses   []string // names of the secrets that it needs, sorted; none while they are locked away in text
 	tables []timetable
 	retry  time.Time // not before, after the disk refused
 	starts bool      // a schedule is starting it
@@ -238,10 +239,16 @@ func (s *Server) readDefinition(project, file string) (d *definition, sensitive 
 	if err != nil {
 		return nil, false, &SpecError{Err: err}
 	}
+	var uses []string
+	if found.Webhook != nil {
+		uses = append(uses, found.Webhook.Secret)
+	}
 	for _, c := range cells {
+		uses = append(uses, c.spec.Secrets...)
 		sensitive = sensitive || slices.ContainsFunc(slices.Collect(maps.Values(c.spec.Variables)), func(v Variable) bool { return v.Sensitive })
 	}
-	d = &definition{Definition: Definition{Project: project, Name: name, Schedules: found.Schedule, Webhook: found.Webhook, Badge: found.Badge}}
+	slices.Sort(uses)
+	d = &definition{Definition: Definition{Project: project, Name: name, Schedules: found.Schedule, Webhook: found.Webhook, Badge: found.Badge}, uses: slices.Compact(uses)}
 	return d, sensitive, d.read()
 }
 
@@ -317,6 +324,11 @@ func (s *Server) loadDefinitions() error {
 		}
 		if err := d.read(); err != nil { // a time zone that this machine does not know any more
 			d.Problem, d.NextAt = err.Error(), 0
+		}
+		if text, err := s.file(d); err == nil {
+			if again, _, err := s.readDefinition(d.Project, text); err == nil {
+				d.uses = again.uses
+			}
 		}
 		s.definitions[definitionKey{d.Project, d.Name}] = d
 		return nil
@@ -399,6 +411,11 @@ type CrowdError struct{ Name string }
 // Error names the definition.
 func (e *CrowdError) Error() string {
 	return fmt.Sprintf("definition %s has %d runs that are not over", e.Name, maxActiveRuns)
+}
+
+// Hint says what to do about it.
+func (e *CrowdError) Hint() string {
+	return "wait until some are over, or cancel them: devopsController runs, runs cancel ID"
 }
 
 // Trigger starts a definition. What starts it is "operator", "schedule" or "webhook"; also is done in the transaction
@@ -516,16 +533,11 @@ func (s *Server) noteEnd(r *run) {
 func (s *Server) definitionRoutes(route func(pattern string, h http.HandlerFunc)) {
 	project := func(r *http.Request) string { return r.URL.Query().Get("project") }
 	route("GET /definitions", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Definitions(), nil) })
-	route("POST /definitions", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Project string `json:"project"`
-			File    string `json:"file"`
-		}
-		if apiRead(w, r, &in) {
-			d, err := s.Define(in.Project, in.File)
-			reply(w, d, err)
-		}
-	})
+	type newDefinition struct {
+		Project string `json:"project"`
+		File    string `json:"file"`
+	}
+	route("POST /definitions", act(func(_ *http.Request, in newDefinition) (Definition, error) { return s.Define(in.Project, in.File) }))
 	route("GET /definitions/{name}", func(w http.ResponseWriter, r *http.Request) {
 		d, err := s.FindDefinition(project(r), r.PathValue("name"))
 		reply(w, d, err)
@@ -533,14 +545,11 @@ func (s *Server) definitionRoutes(route func(pattern string, h http.HandlerFunc)
 	route("DELETE /definitions/{name}", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, struct{}{}, s.Undefine(project(r), r.PathValue("name")))
 	})
-	route("POST /definitions/{name}/trigger", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Variables map[string]Variable `json:"variables"`
-			Inputs    map[string]string   `json:"inputs"`
-		}
-		if apiRead(w, r, &in) {
-			v, err := s.Trigger(project(r), r.PathValue("name"), NewRun{Variables: in.Variables, Inputs: in.Inputs})
-			reply(w, v, err)
-		}
-	})
+	type started struct {
+		Variables map[string]Variable `json:"variables"`
+		Inputs    map[string]string   `json:"inputs"`
+	}
+	route("POST /definitions/{name}/trigger", act(func(r *http.Request, in started) (Run, error) {
+		return s.Trigger(project(r), r.PathValue("name"), NewRun{Variables: in.Variables, Inputs: in.Inputs})
+	}))
 }

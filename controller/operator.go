@@ -11,7 +11,7 @@ import (
 )
 
 // operatorRoutes adds the operator's API. Every call needs "Authorization: Bearer TOKEN"; readerCalls says which ones a
-// reader may make. Answers are plain JSON; an error is {"error": TEXT} with status 400, 401, 403, 404 or 500. Members and paths are stable: add, never rename.
+// reader may make. Answers are plain JSON; an error is {"error": TEXT, "hint": TEXT}, the latter where something can be done, with status 400, 401, 403, 404 or 500. Members and paths are stable: add, never rename.
 func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /version":              s.apiVersion,
@@ -42,6 +42,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	s.enrolTokenRoutes(add)
 	s.secretRoutes(add)
 	s.definitionRoutes(add)
+	s.fileRoutes(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
@@ -85,7 +86,7 @@ func operatorError(w http.ResponseWriter, err error) {
 	case errors.Is(err, errClosed), errors.Is(err, errBackingUp), errors.As(err, &locked):
 		code = http.StatusServiceUnavailable
 	}
-	apiAnswer(w, code, map[string]string{"error": err.Error()})
+	apiAnswer(w, code, refusalBody(err))
 }
 
 // apiRead decodes a strict JSON body; an empty one leaves v alone.

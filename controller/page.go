@@ -43,6 +43,8 @@ func (s *Server) pageRoutes(mux *http.ServeMux) {
 		"/page/builds":              s.pageBuilds,
 		"/page/builds/{id}":         s.pageBuild,
 		"/page/builds/{id}/log.txt": s.pageLogText,
+		"/page/runs":                s.pageRuns,
+		"/page/secrets":             s.pageSecrets,
 	} {
 		mux.Handle("GET "+path, s.forSession(lookCall, h))
 	}

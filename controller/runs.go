@@ -113,6 +113,9 @@ func (in *NewRun) cells() (name string, cells []cell, err error) {
 		name, cells = spec.Name, []cell{{job: jobID, spec: spec}}
 	}
 	for i := range cells {
+		if err := checkShown(cells[i].spec.Variables); err != nil {
+			return "", nil, err
+		}
 		if err := cells[i].spec.addInputs(in.Inputs); err != nil {
 			return "", nil, err
 		}
@@ -583,13 +586,7 @@ func (s *Server) Rerun(id string) (Run, error) {
 
 // runRoutes adds the calls about runs.
 func (s *Server) runRoutes(route func(pattern string, h http.HandlerFunc)) {
-	route("POST /runs", func(w http.ResponseWriter, r *http.Request) {
-		var in NewRun
-		if apiRead(w, r, &in) {
-			v, err := s.SubmitRun(in)
-			reply(w, v, err)
-		}
-	})
+	route("POST /runs", act(func(_ *http.Request, in NewRun) (Run, error) { return s.SubmitRun(in) }))
 	route("GET /runs", func(w http.ResponseWriter, r *http.Request) {
 		limit, err := queryInt(r, "limit", 50)
 		before, berr := queryInt(r, "before", 0)

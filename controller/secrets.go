@@ -23,10 +23,11 @@ const (
 
 // Secret is a secret as lists show it. Its value leaves the controller only towards the workers of builds that name it.
 type Secret struct {
-	Project   string `json:"project"`
-	Name      string `json:"name"`
-	CreatedAt int64  `json:"createdAt"` // milliseconds since 1970
-	ChangedAt int64  `json:"changedAt"` // of the value
+	Project   string   `json:"project"`
+	Name      string   `json:"name"`
+	CreatedAt int64    `json:"createdAt"`        // milliseconds since 1970
+	ChangedAt int64    `json:"changedAt"`        // of the value
+	UsedBy    []string `json:"usedBy,omitempty"` // definitions of its project that name it; in lists only
 }
 
 type secretKey struct{ project, name string }
@@ -145,14 +146,32 @@ func (s *Server) RemoveSecret(project, name string) error {
 func (s *Server) Secrets(project string) []Secret {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	used := s.secretUsers()
 	list := make([]Secret, 0, len(s.secrets))
 	for _, c := range s.secrets {
 		if project == "" || c.Project == project {
-			list = append(list, c.Secret)
+			one := c.Secret
+			one.UsedBy = used[secretKey{c.Project, c.Name}]
+			list = append(list, one)
 		}
 	}
 	slices.SortFunc(list, func(a, b Secret) int { return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.Name, b.Name)) })
 	return list
+}
+
+// secretUsers are the definitions that name each secret, sorted. Call it with the lock held.
+func (s *Server) secretUsers() map[secretKey][]string {
+	users := make(map[secretKey][]string)
+	for at, d := range s.definitions {
+		for _, name := range d.uses {
+			key := secretKey{at.project, name}
+			users[key] = append(users[key], at.name)
+		}
+	}
+	for _, names := range users {
+		slices.Sort(names)
+	}
+	return users
 }
 
 // secretValues opens the secrets that a build names.
@@ -355,16 +374,13 @@ func (s *Server) secretRoutes(route func(pattern string, h http.HandlerFunc)) {
 	route("GET /secrets", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, s.Secrets(r.URL.Query().Get("project")), nil)
 	})
-	route("PUT /secrets/{name}", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Project string `json:"project"`
-			Value   string `json:"value"`
-		}
-		if apiRead(w, r, &in) {
-			c, err := s.SetSecret(in.Project, r.PathValue("name"), in.Value)
-			reply(w, c, err)
-		}
-	})
+	type newValue struct {
+		Project string `json:"project"`
+		Value   string `json:"value"`
+	}
+	route("PUT /secrets/{name}", act(func(r *http.Request, in newValue) (Secret, error) {
+		return s.SetSecret(in.Project, r.PathValue("name"), in.Value)
+	}))
 	route("DELETE /secrets/{name}", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, struct{}{}, s.RemoveSecret(r.URL.Query().Get("project"), r.PathValue("name")))
 	})

@@ -42,7 +42,7 @@ func (e *KeyError) Unwrap() error { return e.Err }
 
 // Hint says how to go on.
 func (e *KeyError) Hint() string {
-	return "put the key file back that belongs to this data base, and start the controller again; builds that need none go on meanwhile"
+	return "put back the key file " + e.Path + " that belongs to this data base, from your copy of it or from a backup, and start the controller again; builds that need no secret go on meanwhile"
 }
 
 var (

@@ -32,13 +32,17 @@ type api struct {
 type apiError struct {
 	code int
 	text string
+	hint string // the controller's, if it has one
 }
 
 // Error is the controller's text.
 func (e *apiError) Error() string { return e.text }
 
-// Hint says what to do about a refused token.
+// Hint is the controller's, or what to do about a refused token.
 func (e *apiError) Hint() string {
+	if e.hint != "" {
+		return e.hint
+	}
 	switch e.code {
 	case http.StatusUnauthorized:
 		return "name the right token with --token-file: it is operator.token in the controller's data directory"
@@ -149,12 +153,13 @@ func (c *api) send(ctx context.Context, method, path string, body io.Reader) (*h
 		var said struct {
 			Error   string `json:"error"`
 			Message string `json:"message"`
+			Hint    string `json:"hint"`
 		}
 		data, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		if json.Unmarshal(data, &said) != nil || said.Error+said.Message == "" {
 			said.Error = "the controller answered " + resp.Status
 		}
-		return nil, &apiError{code: resp.StatusCode, text: said.Error + said.Message}
+		return nil, &apiError{code: resp.StatusCode, text: said.Error + said.Message, hint: said.Hint}
 	}
 	return resp, nil
 }

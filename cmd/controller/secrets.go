@@ -63,9 +63,9 @@ func secretCommand(f *flags) *cobra.Command {
 				return f.printJSON(all)
 			}
 			w := tabwriter.NewWriter(f.out, 0, 0, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "PROJECT\tNAME\tCHANGED")
+			_, _ = fmt.Fprintln(w, "PROJECT\tNAME\tCHANGED\tUSED BY")
 			for _, it := range all {
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", it.Project, it.Name, time.UnixMilli(it.ChangedAt).Format(time.DateTime))
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", it.Project, it.Name, time.UnixMilli(it.ChangedAt).Format(time.DateTime), strings.Join(it.UsedBy, ", "))
 			}
 			return w.Flush()
 		},

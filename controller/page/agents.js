@@ -29,10 +29,13 @@ export function list(root, app) {
 		app.look();
 	} }, t("agent." + name)) : t("agent." + name)));
 	const list = table(t("agents"), columns.map(([name], i) => ({ title: buttons[i], name: t("agent." + name) })));
+	const by = el("select", { "aria-label": t("agents.sort"), onchange: () => { sort = by.value; offset = 0; app.look(); } }, el("option", { value: "" }, t("agents.sort")),
+		columns.filter(([, by]) => by).map(([name, by]) => el("option", { value: by }, t("agents.by", t("agent." + name)))));
+	const turn = el("button", { type: "button", "aria-label": t("agents.turn"), title: t("agents.turn"), onclick: () => { down = !down; offset = 0; app.look(); } }, "↑");
 	const count = el("small");
 	const none = el("p", { class: "soft", hidden: true }, t("agents.none"));
 	const start = el("div");
-	const tools = el("div", { class: "filter" }, find, status);
+	const tools = el("div", { class: "filter" }, find, status, el("span", { class: "narrow" }, by, turn)); // narrow screens have no row of columns to press
 	const back = el("button", { type: "button", onclick: () => { offset = Math.max(0, offset - page); app.look(); } }, t("previous"));
 	const on = el("button", { type: "button", onclick: () => { offset += page; app.look(); } }, t("next"));
 	const range = el("span", { class: "soft" });
@@ -50,6 +53,10 @@ export function list(root, app) {
 			range.textContent = t("agents.more", Math.min(s.found, offset + 1), Math.min(s.found, offset + s.agents.length), s.found);
 			back.disabled = offset === 0;
 			on.disabled = offset + s.agents.length >= s.found;
+			by.value = sort;
+			turn.disabled = !sort;
+			turn.textContent = down ? "↓" : "↑";
+			turn.setAttribute("aria-pressed", String(down));
 			[...list.head.children].forEach((th, i) => {
 				if (columns[i][1] && columns[i][1] === sort) th.setAttribute("aria-sort", down ? "descending" : "ascending");
 				else th.removeAttribute("aria-sort");

@@ -47,7 +47,7 @@ export function one(root, app, id) {
 			b.report && b.report.message && b.state !== "succeeded" && !(b.message || "").includes(b.report.message) ? el("p", { class: "soft" }, t("build.said") + ": " + b.report.message) : null));
 		put(about, [b.agent, b.startedAt, b.finishedAt, b.labels, b.handOuts], () => facts(
 			[t("build.agent"), b.agent && b.state !== "queued" && el("a", { href: "#/agents/" + encodeURIComponent(b.agent) }, b.agentHost || b.agent)],
-			[t("build.run"), b.run && `${b.runNumber}: ${b.job}`], [t("build.matrix"), b.matrix && labels(Object.entries(b.matrix).map(([k, v]) => `${k}=${v}`))],
+			[t("build.run"), b.run && el("a", { href: "#/runs/" + b.runNumber }, `${b.runNumber}: ${b.job}`)], [t("build.matrix"), b.matrix && labels(Object.entries(b.matrix).map(([k, v]) => `${k}=${v}`))],
 			[t("build.labels"), labels(b.labels)], [t("build.project"), b.project], [t("build.when"), moment(b.queuedAt)],
 			[t("build.started"), moment(b.startedAt)], [t("build.ended"), b.finishedAt ? [moment(b.finishedAt), b.startedAt ? ` (${span(b.finishedAt - b.startedAt)})` : ""] : ""],
 			[t("build.handouts"), b.handOuts > 1 && String(b.handOuts)]));

@@ -7,6 +7,9 @@ import { alertBox, clock, field, guard, tick } from "./show.js";
 import * as agents from "./agents.js";
 import * as builds from "./builds.js";
 import * as build from "./build.js";
+import * as runs from "./runs.js";
+import * as definitions from "./definitions.js";
+import * as secrets from "./secrets.js";
 import * as submit from "./submit.js";
 import * as upgrades from "./upgrades.js";
 import * as enrol from "./enrol.js";
@@ -17,12 +20,20 @@ const views = [
 	[/^\/agents\/([^/]+)$/, agents.one, "agents"],
 	[/^\/builds$/, builds.list, "builds"],
 	[/^\/builds\/([^/]+)$/, build.one, "builds"],
+	[/^\/runs$/, runs.list, "runs"],
+	[/^\/runs\/([^/]+)$/, runs.one, "runs"],
+	[/^\/definitions$/, definitions.list, "definitions"],
+	[/^\/definitions\/([^/]+)\/([^/]+)$/, definitions.one, "definitions"],
+	[/^\/define(?:\/([^/]+)\/([^/]+))?$/, definitions.form, "definitions"],
+	[/^\/secrets$/, secrets.list, "secrets"],
+	[/^\/submit\/file$/, submit.file, "submit"],
+	[/^\/submit\/run\/([^/]+)$/, submit.file, "submit"],
 	[/^\/submit(?:\/([^/]+))?$/, submit.form, "submit"],
 	[/^\/upgrades$/, upgrades.list, "upgrades"],
 	[/^\/upgrades\/([^/]+)$/, upgrades.one, "upgrades"],
 	[/^\/enrol$/, enrol.form, "enrol"],
 ];
-const links = ["agents", "builds", "submit", "upgrades", "enrol"];
+const links = ["agents", "builds", "runs", "definitions", "secrets", "submit", "upgrades", "enrol"];
 
 // app is what views know of the whole: the last state, and whether changes are allowed.
 const app = { state: null, may: false, go: (to) => { location.hash = to; }, look };
@@ -107,7 +118,7 @@ async function look() {
 			tick(byId("main"));
 		} catch (err) {
 			if (err.code === 401) return door();
-			if (err.name !== "AbortError") byId("note").textContent = err.code ? t("failed", err.message) : t("down");
+			if (err.name !== "AbortError") byId("note").textContent = err.code ? t("failed", err.message) + (err.hint ? " " + t("hint", err.hint) : "") : t("down");
 		} finally {
 			looking = false;
 		}

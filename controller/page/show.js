@@ -99,7 +99,7 @@ export function guard(box, work) {
 		try {
 			await work(event);
 		} catch (err) {
-			if (err.code !== 401) box.textContent = t("failed", err.message);
+			if (err.code !== 401) box.replaceChildren(t("failed", err.message), err.hint ? el("span", { class: "hint" }, t("hint", err.hint)) : "");
 			else dispatchEvent(new Event("signed-out"));
 		} finally {
 			busy = false;

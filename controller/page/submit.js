@@ -4,6 +4,11 @@ import { el } from "./dom.js";
 import { get, post } from "./api.js";
 import { t } from "./text.js";
 import { alertBox, field, guard, words } from "./show.js";
+import { example, fileField, sending } from "./buildfile.js";
+
+// kinds are the two forms: a script, or a file with jobs.
+const kinds = (here) => el("div", { class: "tabs" }, [["#/submit", "submit.script"], ["#/submit/file", "submit.file"]]
+	.map(([href, name]) => el("a", { href, "aria-current": name === here ? "page" : undefined }, t(name))));
 
 export function form(root, app, from) {
 	const wrong = alertBox();
@@ -49,7 +54,7 @@ export function form(root, app, from) {
 		el("fieldset", null, el("legend", null, t("submit.env")), rows, add),
 		el("details", null, el("summary", null, t("submit.more")), el("div", { class: "columns" }, shells, field(t("submit.timeout"), limit), field(t("submit.project"), project))),
 		note, el("div", { class: "actions" }, el("button", { class: "main" }, t("submit.go"))), wrong);
-	root.append(el("h1", null, t("submit")), node);
+	root.append(el("h1", null, t("submit")), from ? null : kinds("submit.script"), node);
 	if (!from) script(t("submit.script"), 'echo "hello from $(uname -n)"\n');
 	return {
 		async refresh() {
@@ -68,6 +73,31 @@ export function form(root, app, from) {
 			if (old && Object.values(old.variables || {}).some((v) => v.sensitive)) lines.push(t("submit.again"));
 			if (!app.state.online) lines.push(t("submit.noagents"));
 			if (note.textContent !== lines.join(" ")) note.textContent = lines.join(" ");
+		},
+	};
+}
+
+// file submits a build file, with one job or several; id is a run whose file is to be changed.
+export function file(root, app, id) {
+	const wrong = alertBox(), note = el("p", { class: "hint", role: "status" }), source = fileField(t("submit.file"), id ? "" : example);
+	const project = el("input", { type: "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", placeholder: "demo" });
+	const node = el("form", { class: "sheet", onsubmit: guard(wrong, sending(source, async () => {
+		app.go("#/runs/" + (await post("/page/api/runs", { project: project.value.trim(), file: source.area.value })).number);
+	})), onkeydown: (e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) node.requestSubmit(); } },
+	source.node, field(t("submit.project"), project), note, el("div", { class: "actions" }, el("button", { class: "main" }, t("submit.go"))), wrong);
+	root.append(el("h1", null, t("submit")), id ? null : kinds("submit.file"), node);
+	let notes = id ? null : [];
+	return {
+		async refresh() {
+			if (!notes) {
+				const at = "/page/api/runs/" + encodeURIComponent(id);
+				const [got, run] = await Promise.all([get(at + "/file"), get(at)]);
+				source.area.value = got.file;
+				project.value = run.project;
+				notes = [got.masked ? t("file.masked") : "", got.changed ? t("file.changed") : ""].filter(Boolean);
+			}
+			const text = [...notes, app.state.online ? "" : t("submit.noagents")].filter(Boolean).join(" ");
+			if (note.textContent !== text) note.textContent = text;
 		},
 	};
 }
