@@ -81,8 +81,15 @@ func showFile(text string) (ShownFile, error) {
 	if err := errors.Join(enc.Encode(&root), enc.Close()); err != nil {
 		return ShownFile{}, err
 	}
+	left, err := sensitiveValues(out.Bytes())
+	if err != nil || slices.ContainsFunc(left, func(v string) bool { return v != masked }) {
+		return ShownFile{}, errUnshown
+	}
 	return ShownFile{File: out.String(), Masked: true}, nil
 }
+
+// errUnshown is for a file whose sensitive values cannot be told from the rest.
+var errUnshown = errors.New("the build file has sensitive values in it that cannot be hidden")
 
 // sensitiveValues are the values of sensitive variables of a build file, of all of its jobs.
 func sensitiveValues(data []byte) ([]string, error) {

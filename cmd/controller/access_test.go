@@ -174,3 +174,15 @@ func TestHowLongSomethingIsValid(t *testing.T) {
 		}
 	}
 }
+
+func TestTheCommandLinePrintsTheControllersHint(t *testing.T) {
+	d := newDesk(t)
+	file := filepath.Join(t.TempDir(), "file.yaml")
+	if err := os.WriteFile(file, []byte("name: n\nwebhooks: x\nsteps: [{script: x}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var refused *apiError
+	if _, _, err := d.run(d.token, "define", file); !errors.As(err, &refused) || refused.code != 400 || !strings.Contains(refused.Error(), "line 2") || !strings.Contains(refused.Hint(), "schedule, webhook, badge") {
+		t.Errorf("%v, hint %q", err, refused.Hint())
+	}
+}

@@ -9,6 +9,7 @@ import { stateOf } from "./builds.js";
 const page = 50;
 const states = ["succeeded", "failed", "cancelled", "skipped", "running", "handed", "queued", "waiting"];
 
+const tight = { number: "tight", name: "named", builds: "named", when: "tight", took: "tight" };
 const triggers = { operator: "runs.by.operator", schedule: "runs.by.schedule", webhook: "runs.by.webhook" };
 
 export const definitionAt = (project, name) => `#/definitions/${encodeURIComponent(project)}/${encodeURIComponent(name)}`;
@@ -35,7 +36,7 @@ function tally(counts, all) {
 
 // runTable shows runs in box.
 export function runTable(box, list, label) {
-	const tab = box.tab ||= table(label, ["number", "name", "state", "builds", "by", "when", "took"].map((name) => ({ title: t("runs." + name) })));
+	const tab = box.tab ||= table(label, ["number", "name", "state", "builds", "by", "when", "took"].map((name) => ({ title: t("runs." + name), class: tight[name] })));
 	if (box.firstChild !== tab.node) box.replaceChildren(tab.node);
 	sync(tab.body, list, (r) => r.id, (r) => tab.row([
 		el("a", { href: "#/runs/" + r.number }, "#" + r.number), el("a", { href: "#/runs/" + r.number, class: "strong" }, r.name),
@@ -100,28 +101,35 @@ function card(g) {
 				c.message ? el("p", { class: "why" }, c.message) : null)))]);
 }
 
-// graph shows jobs in columns, and a line from each to those that wait for it. Narrow screens have no lines: there each
-// job says what it needs.
+// graph shows jobs in columns, and lines to those that wait for them: where a job waits for two of which one waits for the
+// other, there is one line. Narrow screens have none: each job says what it needs.
 function graph() {
 	const lines = svg("svg", { class: "edges", "aria-hidden": "true" }), columns = el("ol", { class: "lanes" }), inner = el("div", { class: "graph" }, lines, columns);
 	const node = el("div", { class: "graph-frame", tabindex: "0", role: "group", "aria-label": t("runs.jobs") }, inner);
 	let edges = [];
 	const draw = () => {
-		const at = inner.getBoundingClientRect();
-		const cards = new Map([...columns.querySelectorAll(".job")].map((n) => [n.syncKey, n.getBoundingClientRect()]));
+		const at = inner.getBoundingClientRect(), cards = new Map(), lanes = [...columns.children].map((n) => n.getBoundingClientRect());
+		[...columns.children].forEach((lane, i) => lane.querySelectorAll(".job").forEach((n) => cards.set(n.syncKey, { lane: i, box: n.getBoundingClientRect() })));
+		const curve = (x1, y1, x2, y2) => `C${(x1 + x2) / 2} ${y1} ${(x1 + x2) / 2} ${y2} ${x2} ${y2}`;
+		let around = 0;
 		lines.replaceChildren(...edges.slice(0, 1000).flatMap(([from, to, kind]) => {
 			const a = cards.get(from), b = cards.get(to);
-			if (!a || !b || a.right > b.left) return [];
-			const x1 = a.right - at.left, y1 = Math.min(a.top + 22, a.bottom) - at.top, x2 = b.left - at.left, y2 = Math.min(b.top + 22, b.bottom) - at.top, bend = Math.min(40, (x2 - x1) / 2);
-			return [svg("path", { d: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, class: "edge " + kind })];
+			if (!a || !b || a.box.right > b.box.left) return [];
+			const x1 = a.box.right - at.left, y1 = a.box.top + 22 - at.top, x2 = b.box.left - at.left, y2 = b.box.top + 22 - at.top;
+			const between = lanes.slice(a.lane + 1, b.lane);
+			if (!between.length) return [svg("path", { d: `M${x1} ${y1}` + curve(x1, y1, x2, y2), class: "edge " + kind })];
+			const under = Math.max(...between.map((r) => r.bottom)) - at.top + 8 + 4 * (around++ % 4), in1 = between[0].left - at.left, in2 = between.at(-1).right - at.left;
+			return [svg("path", { d: `M${x1} ${y1}${curve(x1, y1, in1, under)}H${in2}${curve(in2, under, x2, y2)}`, class: "edge " + kind })];
 		}));
 	};
 	const watch = new ResizeObserver(draw);
 	watch.observe(inner);
 	return { node, draw, stop: () => watch.disconnect(), show(jobs) {
-		const found = lanes(jobs);
-		edges = found.flat().flatMap((g) => g.needs.map((need) => {
-			const all = found.flat().find((x) => x.job === need)?.cells || [];
+		const found = lanes(jobs), groups = new Map(found.flat().map((g) => [g.job, g]));
+		const before = new Map(); // all that a job waits for, directly or not
+		for (const g of found.flat()) before.set(g.job, new Set(g.needs.flatMap((n) => [n, ...(before.get(n) || [])])));
+		edges = found.flat().flatMap((g) => g.needs.filter((need) => !g.needs.some((n) => n !== need && before.get(n)?.has(need))).map((need) => {
+			const all = groups.get(need)?.cells || [];
 			return [need, g.job, all.every((c) => c.state === "succeeded") ? "good" : all.some((c) => ["failed", "cancelled", "skipped"].includes(c.state)) ? "bad" : ""];
 		}));
 		while (columns.children.length > found.length) columns.lastChild.remove();

@@ -18,7 +18,7 @@ const texts = {
 	"loading": ["Loading…", "加载中…"],
 	"missing": ["There is no such page.", "没有这个页面。"],
 	"failed": ["It did not work: {0}", "操作失败：{0}"],
-	"hint": ["What to do: {0}", "处理办法：{0}"],
+	"hint": ["Hint: {0}", "提示：{0}"],
 	"copy": ["Copy", "复制"],
 	"copied": ["Copied", "已复制"],
 	"older": ["Older", "更早"],
