@@ -186,3 +186,21 @@ func TestTheCommandLinePrintsTheControllersHint(t *testing.T) {
 		t.Errorf("%v, hint %q", err, refused.Hint())
 	}
 }
+
+func TestAStoredFileIsShownWithoutItsSensitiveValues(t *testing.T) {
+	d := newDesk(t)
+	file := filepath.Join(t.TempDir(), "file.yaml")
+	if err := os.WriteFile(file, []byte("name: n\nvariables: {A: {value: swordfish, sensitive: true}}\nsteps: [{script: echo hello}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.must("define", file)
+	if out := d.must("definitions", "n"); !strings.HasPrefix(out, "name: n\n") || !strings.Contains(out, "echo hello") || strings.Contains(out, "swordfish") {
+		t.Errorf("%s", out)
+	}
+	if out := d.must("definitions", "n", "--json"); !strings.Contains(out, `"masked":true`) {
+		t.Errorf("%s", out)
+	}
+	if _, _, err := d.run(d.token, "definitions", "n", "--project", "other"); err == nil {
+		t.Error("another project's is shown")
+	}
+}

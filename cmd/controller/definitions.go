@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -52,23 +54,47 @@ func defineCommand(f *flags) *cobra.Command {
 }
 
 func definitionsCommand(f *flags) *cobra.Command {
-	return &cobra.Command{
-		Use: "definitions", Short: "List stored build files", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	var project string
+	cmd := &cobra.Command{
+		Use: "definitions [NAME]", Short: "List stored build files, or show one without its sensitive values", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.open()
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				return f.showFile(cmd.Context(), c, project, args[0])
 			}
 			var list []controller.Definition
 			if err := c.call(cmd.Context(), "GET", "/definitions", nil, &list); err != nil {
 				return err
 			}
+			list = slices.DeleteFunc(list, func(d controller.Definition) bool { return project != "" && d.Project != project })
 			if f.json {
 				return f.printJSON(list)
 			}
 			return f.showDefinitions(list)
 		},
 	}
+	projectFlag(cmd, &project)
+	return cmd
+}
+
+// showFile writes the build file of a definition.
+func (f *flags) showFile(ctx context.Context, c *api, project, name string) error {
+	var shown controller.ShownFile
+	if err := c.call(ctx, "GET", "/definitions/"+url.PathEscape(name)+"/file?project="+url.QueryEscape(project), nil, &shown); err != nil {
+		return err
+	}
+	if f.json {
+		return f.printJSON(shown)
+	}
+	for line := range strings.Lines(shown.File) {
+		if _, err := fmt.Fprintln(f.out, plainLine(strings.TrimRight(line, "\r\n"))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *flags) showDefinitions(list []controller.Definition) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -180,6 +181,20 @@ func TestPageDefinitionsAndSecrets(t *testing.T) {
 	b.press("deploy")
 	b.until(`document.querySelectorAll("main tbody tr").length === 1`)
 	b.shot("one")
+	t.Run("called by hand", func(t *testing.T) {
+		for _, program := range []string{"curl", "python3"} {
+			if _, err := exec.LookPath(program); err != nil {
+				t.Skip("needs " + program)
+			}
+		}
+		command := exec.Command("bash", "-c", strings.Replace(value[string](b, `document.querySelector("main section details code").textContent`), "'…'", "'"+secret+"'", 1))
+		command.Dir = t.TempDir()
+		if out, err := command.CombinedOutput(); err != nil || !strings.Contains(string(out), `"repeated":false`) {
+			t.Errorf("%v %s", err, out)
+		}
+		b.until(`document.querySelectorAll("main tbody tr").length === 2`)
+		b.says("by its webhook")
+	})
 	b.press("Change")
 	b.until(`document.querySelector("main textarea")?.value.includes("******")`)
 	b.says("Sensitive values are not shown")

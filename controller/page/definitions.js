@@ -37,7 +37,7 @@ function hook(d, app, known) {
 	const url = `${base(app)}/hooks/${encodeURIComponent(d.project)}/${encodeURIComponent(d.name)}`;
 	return el("section", null, el("h2", null, t("def.webhook")), known ? null : el("p", { class: "bad" }, t("def.nosecret", d.webhook.secret), " ", el("a", { href: "#/secrets" }, t("secrets"))),
 		command(url), el("p", null, t("def.sign", d.webhook.secret)),
-		facts(...Object.entries(d.webhook.variables || {}).map(([name, at]) => [name, el("code", null, at)])),
+		d.webhook.variables ? el("p", null, t("def.body")) : null, facts(...Object.entries(d.webhook.variables || {}).map(([name, at]) => [name, el("code", null, at)])),
 		el("details", null, el("summary", null, t("def.byhand")), command(signed(url, d.webhook.secret))));
 }
 

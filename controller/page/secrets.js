@@ -20,7 +20,7 @@ export function list(root, app) {
 	}) }, el("div", { class: "columns" }, field(t("secret.name"), name, t("secret.namehint")), field(t("secret.project"), place)), field(t("secret.value"), value, t("secret.valuehint")),
 	el("div", { class: "actions" }, el("button", { class: "main" }, t("secret.set"))), refused);
 	const set = el("section", { hidden: true }, el("h2", null, t("secret.new")), form);
-	const tab = table(t("secrets"), ["name", "project", "used", "changed", ...(app.may ? ["act"] : [])].map((key) => ({ title: t("secret." + key) })));
+	const tab = table(t("secrets"), ["name", "project", "used", "changed", ...(app.may ? ["act"] : [])].map((key) => ({ title: t("secret." + key), class: key === "act" || key === "changed" ? "tight" : undefined })));
 	const again = (s) => el("button", { type: "button", onclick: () => {
 		name.value = s.name;
 		place.value = s.project;
