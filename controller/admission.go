@@ -3,7 +3,6 @@ package controller
 import (
 	"bytes"
 	"context"
-	"io"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/devops-agent/devops-agent/agent/wire"
 )
 
 // class is a kind of call that is admitted on its own: one class that is overrun does not keep the others out.
@@ -154,7 +155,7 @@ func (ad *admission) serve(w http.ResponseWriter, r *http.Request, kind class, l
 		}
 	})
 	defer yield()
-	if kind == polling {
+	if kind == polling && r.Header.Get(wire.HeaderPrefer) != "" { // it may be held
 		r = r.WithContext(context.WithValue(r.Context(), slotKey{}, yield))
 	}
 	next.ServeHTTP(w, r)
@@ -177,7 +178,7 @@ func (ad *admission) fetch(w http.ResponseWriter, r *http.Request, kind class) (
 	rc := http.NewResponseController(w)
 	timed := rc.SetReadDeadline(time.Now().Add(bodyWithin)) == nil // in memory there is no connection
 	body := new(fetchedBody)
-	body.data, body.err = io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit(kind)))
+	body.data, body.err = wholeBody(w, r, bodyLimit(kind))
 	if timed && body.err == nil {
 		_ = rc.SetReadDeadline(time.Time{}) // it does not count for what comes next
 	}

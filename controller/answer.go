@@ -20,6 +20,7 @@ import (
 const (
 	maxBody    = 8 << 20
 	maxLogBody = 64 << 20
+	believed   = 64 << 10 // memory that is taken because a header announces so much
 )
 
 // result is the envelope of the environment and log services, agentResult that of dispatch (protocol §1.3).
@@ -84,7 +85,7 @@ func readUpTo(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool
 	if body, fetched := r.Body.(*fetchedBody); fetched && int64(len(body.data)) <= limit {
 		data, err = body.data, body.err
 	} else {
-		data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+		data, err = wholeBody(w, r, limit)
 	}
 	if err != nil {
 		var long *http.MaxBytesError
@@ -96,6 +97,17 @@ func readUpTo(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool
 		return nil, false
 	}
 	return data, true
+}
+
+// wholeBody reads a body of at most limit bytes, one that is announced and small into memory of its own size.
+func wholeBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	n := r.ContentLength
+	if n < 0 || n > min(limit, believed) {
+		return io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	}
+	data := make([]byte, n)
+	_, err := io.ReadFull(r.Body, data)
+	return data, err
 }
 
 // read decodes a JSON request body into v and refuses what does not fit, or lacks one of the members that must be
@@ -152,10 +164,10 @@ func present(where string, members map[string]json.RawMessage, required []string
 // identity reads the headers of a caller (protocol §1.2). A blank one is an error.
 func identity(r *http.Request) (wire.Identity, error) {
 	id := wire.Identity{Project: r.Header.Get(wire.HeaderProject), Agent: r.Header.Get(wire.HeaderAgent), Secret: wire.Secret(r.Header.Get(wire.HeaderSecret))}
-	for name, value := range map[string]string{wire.HeaderProject: id.Project, wire.HeaderAgent: id.Agent, wire.HeaderSecret: string(id.Secret),
-		wire.HeaderBuildType: r.Header.Get(wire.HeaderBuildType)} {
-		if strings.TrimSpace(value) == "" {
-			return wire.Identity{}, fmt.Errorf("header %s is missing", name)
+	for _, one := range [...]struct{ name, value string }{{wire.HeaderProject, id.Project}, {wire.HeaderAgent, id.Agent},
+		{wire.HeaderSecret, string(id.Secret)}, {wire.HeaderBuildType, r.Header.Get(wire.HeaderBuildType)}} {
+		if strings.TrimSpace(one.value) == "" {
+			return wire.Identity{}, fmt.Errorf("header %s is missing", one.name)
 		}
 	}
 	return id, nil

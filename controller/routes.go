@@ -93,11 +93,15 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = r.WithContext(r.Context()) // a shallow copy
 		r.URL = &at
 	}
-	if _, pattern := g.mux.Handler(r); pattern == "" {
+	handler, pattern := g.mux.Handler(r)
+	switch {
+	case pattern == "":
 		refuse(w, http.StatusNotFound, "no such call: "+r.Method+" "+clip(r.URL.Path, 200))
 		return
+	case strings.Contains(pattern, "{"): // only the mux itself says what stands in its place
+		handler = g.mux
 	}
-	g.server.fairly(w, r, g.mux)
+	g.server.fairly(w, r, handler)
 }
 
 // servicePath strips /ms and the name of a service that is followed by /api/. Slashes in a row count as one: an agent

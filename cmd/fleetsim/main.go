@@ -74,7 +74,7 @@ func command(out io.Writer) *cobra.Command {
 }
 
 // ownGarbage is the simulator's GOGC: it shares the processors with the controller, and memory is there.
-const ownGarbage = 400
+const ownGarbage = 800
 
 // play runs the profiles and fails when one was not served correctly. Speed is reported, and no reason to fail.
 func (o options) play(ctx context.Context, out io.Writer) (err error) {
