@@ -17,9 +17,9 @@ import (
 
 func main() { os.Exit(cli.Main("devopsController", run)) }
 
-// collectAt has the collector run half as often as usual: while it works, answers to agents are late, and most of what is
+// collectAt has the collector run less often than usual: while it works, answers to agents are late, and most of what is
 // in use belongs to their connections. GOGC in the environment wins.
-const collectAt = 200
+const collectAt = 150
 
 func run(ctx context.Context, args []string) error {
 	if os.Getenv("GOGC") == "" {

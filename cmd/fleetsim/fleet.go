@@ -214,10 +214,6 @@ func spec() controller.Spec {
 
 // builds waits until all builds are over and returns them. Each must have succeeded, and run once.
 func (f *fleet) builds(ctx context.Context, ids []string) (list []controller.Build, err error) {
-	want := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		want[id] = true
-	}
 	limit := time.Now().Add(3 * time.Minute)
 	for {
 		var active []controller.Build
@@ -246,19 +242,30 @@ func (f *fleet) builds(ctx context.Context, ids []string) (list []controller.Bui
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, b := range list {
-		delete(want, b.ID)
-		if b.State != controller.Succeeded {
-			f.wrong = append(f.wrong, fmt.Sprintf("build %d is %s: %s", b.Number, b.State, b.Message))
-		}
-		if n := f.runs[b.ID]; n != 1 {
-			f.wrong = append(f.wrong, fmt.Sprintf("build %d ran %d times", b.Number, n))
-		}
-	}
-	for id := range want {
-		f.wrong = append(f.wrong, "build "+id+" was accepted and is not there")
-	}
+	f.wrong = append(f.wrong, judge(ids, list, f.runs)...)
 	return list, nil
+}
+
+// judge says what is wrong with builds that are over: each that was accepted must be there, have succeeded, and have been
+// begun by one worker, once. runs is how often workers were let begin each.
+func judge(accepted []string, list []controller.Build, runs map[string]int) (wrong []string) {
+	missing := make(map[string]bool, len(accepted))
+	for _, id := range accepted {
+		missing[id] = true
+	}
+	for _, b := range list {
+		delete(missing, b.ID)
+		if b.State != controller.Succeeded {
+			wrong = append(wrong, fmt.Sprintf("build %d is %s: %s", b.Number, b.State, b.Message))
+		}
+		if n := runs[b.ID]; n != 1 {
+			wrong = append(wrong, fmt.Sprintf("build %d ran %d times", b.Number, n))
+		}
+	}
+	for id := range missing {
+		wrong = append(wrong, "build "+id+" was accepted and is not there")
+	}
+	return wrong
 }
 
 // delays are the times from one moment of builds to another, sorted.
