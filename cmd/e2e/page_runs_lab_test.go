@@ -150,6 +150,8 @@ func TestPageDefinitionsAndSecrets(t *testing.T) {
 	if value[bool](b, `document.documentElement.outerHTML.includes("swordfish") || [...document.querySelectorAll("input, textarea")].some((n) => n.value.includes("swordfish"))`) {
 		t.Error("the value can still be seen")
 	}
+	b.do("load the page again", chromedp.Reload())
+	b.until(`document.querySelector("main form")?.offsetParent != null && document.querySelectorAll("main td button").length === 2`)
 
 	b.press("Definitions")
 	b.says("No definition yet")

@@ -393,6 +393,9 @@ func TestPageForAReader(t *testing.T) {
 	t.Parallel()
 	c := lab.NewController(t, programs(t))
 	c.Submit("labels: [nowhere]\nsteps:\n  - script: echo\n")
+	controllerCall[map[string]any](t, c, "PUT", "/secrets/KEY", map[string]any{"value": "swordfish"})
+	controllerCall[map[string]any](t, c, "POST", "/definitions", map[string]any{"file": "name: nightly\nlabels: [nowhere]\nwebhook: {secret: KEY, variables: {REF: ref}}\nsteps:\n  - script: echo of-the-script\n"})
+	controllerCall[map[string]any](t, c, "POST", "/definitions/nightly/trigger", map[string]any{})
 	token := controllerCall[struct{ Token, ID string }](t, c, "POST", "/tokens", map[string]any{"name": "wall"})
 	b := newBrowser(t, c.URL, look{})
 	b.signIn(token.Token)
@@ -409,6 +412,17 @@ func TestPageForAReader(t *testing.T) {
 	b.until(`document.querySelector("h1").innerText.includes("queued")`)
 	if value[bool](b, `[...document.querySelectorAll("main button, main a.button")].some((n) => n.offsetParent !== null && ["Cancel", "Run again", "Change and run"].includes(n.innerText.trim()))`) {
 		t.Error("the reader gets buttons that change something")
+	}
+	for _, v := range []pageView{
+		{"#/runs", `document.querySelectorAll("main tbody tr").length === 1`}, {"#/runs/1", `document.querySelectorAll(".job").length === 1`},
+		{"#/definitions", `document.querySelectorAll("main tbody tr").length === 1`}, {"#/definitions/demo/nightly", `document.querySelectorAll("main tbody tr").length === 1`},
+		{"#/secrets", `document.querySelectorAll("main tbody tr").length === 1`},
+	} {
+		b.visit(v.hash)
+		b.until(v.ready)
+		if left := value[[]string](b, `[...document.querySelectorAll("main button, main a.button, main form, main pre")].filter((n) => n.offsetParent !== null && !n.matches(".copy")).map((n) => n.innerText)`); len(left) > 0 {
+			t.Errorf("%s: the reader gets %q", v.hash, left)
+		}
 	}
 	if code := value[int](b, `fetch("/page/api/builds/1/cancel", {method: "POST", headers: {"X-DEVOPS-PAGE": "1"}}).then((r) => r.status)`); code != 403 {
 		t.Errorf("the reader's cancel: %d", code)

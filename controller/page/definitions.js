@@ -7,7 +7,7 @@ import { alertBox, command, empty, facts, field, guard, moment, state } from "./
 import { fileField, scheduled, sending } from "./buildfile.js";
 import { definitionAt, runTable } from "./runs.js";
 
-const base = (app) => app.state?.gateway || location.origin;
+const base = (app) => (app.state?.gateway || location.origin).replace(/\/+$/, "");
 const api = (d, more = "") => `/page/api/definitions/${encodeURIComponent(d.name)}${more}?project=${encodeURIComponent(d.project)}`;
 const schedules = (d) => (d.schedules || []).map((s) => el("div", null, el("code", null, s.cron), s.timezone ? " " + s.timezone : ""));
 const last = (d) => d.lastRun && [el("a", { href: "#/runs/" + d.lastRun.number }, "#" + d.lastRun.number), " ", state(d.lastRun.state)];

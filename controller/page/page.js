@@ -37,7 +37,7 @@ const links = ["agents", "builds", "runs", "definitions", "secrets", "submit", "
 
 // app is what views know of the whole: the last state, and whether changes are allowed.
 const app = { state: null, may: false, go: (to) => { location.hash = to; }, look };
-let view = null, section = "", timer = 0, looking = false, again = false, outside = false;
+let view = null, section = "", timer = 0, looking = false, again = false, outside = false, other = false;
 
 function frame() {
 	document.documentElement.lang = tongue();
@@ -80,6 +80,9 @@ async function open(moved) {
 	const args = found[0].exec(path).slice(1).map(plain);
 	const mine = { root: el("div") };
 	view = mine;
+	if (!app.state) await look(); // who is there decides what a view has
+	if (view !== mine) return;
+	mine.built = true;
 	Object.assign(mine, found[1](mine.root, app, ...args));
 	if (looking) await looking; // it asked for the view before
 	if (view === mine) await look();
@@ -108,6 +111,7 @@ async function look() {
 			const may = app.state.role === "operator";
 			if (may !== app.may) {
 				app.may = may;
+				other = !!view?.built;
 				frame();
 			}
 			byId("version").textContent = app.state.version;
@@ -124,6 +128,10 @@ async function look() {
 		}
 		timer = setTimeout(look, again ? 0 : document.hidden ? 10 * every : every);
 		again = false;
+		if (other) { // somebody else, since the view was made
+			other = false;
+			open(false);
+		}
 	})();
 	return looking;
 }
