@@ -118,6 +118,9 @@ func TestThePageSaysWhoUsesSecretsAndWhyTheyAreLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, err := w.server.Define("other", "name: c\nsecrets: [DEPLOY_KEY]\nsteps: [{script: x}]\n"); err != nil {
+		t.Fatal(err)
+	}
 	look := func(w *world) (shown struct {
 		Locked, Hint string
 		Secrets      []Secret
@@ -136,7 +139,7 @@ func TestThePageSaysWhoUsesSecretsAndWhyTheyAreLocked(t *testing.T) {
 			uses[s.Project+" "+s.Name] = s.UsedBy
 		}
 		if shown.Locked != "" || len(uses) != 4 || !slices.Equal(uses["demo DEPLOY_KEY"], []string{"a", "b"}) || !slices.Equal(uses["demo HOOK_KEY"], []string{"a"}) ||
-			uses["demo NOBODYS"] != nil || uses["other DEPLOY_KEY"] != nil {
+			uses["demo NOBODYS"] != nil || !slices.Equal(uses["other DEPLOY_KEY"], []string{"c"}) {
 			t.Errorf("round %d: %+v", round, shown)
 		}
 		w.close()

@@ -82,24 +82,27 @@ func TestTheFilesOfRunsAndDefinitionsAreTheOperators(t *testing.T) {
 	if _, err := w.server.SubmitRun(NewRun{File: file}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.server.SubmitRun(NewRun{File: "steps: [{script: x}]\n", Labels: []string{"gpu"}}); err != nil {
-		t.Fatal(err)
+	const plain = "steps: [{script: x}]\n"
+	for _, in := range []NewRun{{File: plain, Labels: []string{"gpu"}}, {File: plain, Name: "other"}, {File: plain, Variables: map[string]Variable{"A": {Value: "b"}}}} {
+		if _, err := w.server.SubmitRun(in); err != nil {
+			t.Fatal(err)
+		}
 	}
 	text, _, err := w.server.AddToken(NewAccessToken{Name: "wall", Role: RoleReader}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	operator, reader := w.pageOf(w.server.Token()), w.pageOf(text)
-	for _, path := range []string{"/definitions/nightly/file", "/runs/1/file", "/runs/2/file"} {
+	for path, changed := range map[string]bool{"/definitions/nightly/file": false, "/runs/1/file": false, "/runs/2/file": true, "/runs/3/file": true, "/runs/4/file": true} {
 		if r := w.call("GET", "/page/api"+path, operator, nil); r.code != 200 || strings.Contains(string(r.body), "swordfish") ||
-			strings.Contains(string(r.body), masked) == (path == "/runs/2/file") || strings.Contains(string(r.body), `"changed":true`) != (path == "/runs/2/file") {
+			strings.Contains(string(r.body), masked) == changed || strings.Contains(string(r.body), `"changed":true`) != changed {
 			t.Errorf("%s: %d %s", path, r.code, r.body)
 		}
 		if r := w.call("GET", "/page/api"+path, reader, nil); r.code != 403 {
 			t.Errorf("%s for a reader: %d %s", path, r.code, r.body)
 		}
 	}
-	for _, path := range []string{"/definitions/other/file", "/definitions/nightly/file?project=other", "/runs/3/file"} {
+	for _, path := range []string{"/definitions/other/file", "/definitions/nightly/file?project=other", "/runs/5/file"} {
 		if r := w.call("GET", "/api/v1"+path, http.Header{"Authorization": {"Bearer " + string(w.server.Token())}}, nil); r.code != 404 {
 			t.Errorf("%s: %d %s", path, r.code, r.body)
 		}
