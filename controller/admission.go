@@ -27,6 +27,7 @@ const (
 	reporting              // what agents say once: an original one does not say it again (protocol §1.6.8)
 	working                // calls of workers: builds wait for them
 	logging                // log lines, whose bodies are large
+	moving                 // archives of artifacts, which take long and are never in memory
 	classes
 )
 
@@ -66,6 +67,7 @@ func newAdmission() *admission {
 		reporting: newGate(256, 50_000, time.Minute),
 		working:   newGate(512, 20_000, 3*time.Second),
 		logging:   newGate(64, 5_000, 4*time.Second),
+		moving:    newGate(16, 5_000, 10*time.Second),
 	}}
 }
 
@@ -83,6 +85,8 @@ func classOf(r *http.Request) class {
 		return reporting
 	case isLogCall(path):
 		return logging
+	case strings.HasPrefix(path, buildPrefix+"/worker/artifacts/"):
+		return moving
 	case strings.HasPrefix(path, buildPrefix+"/"):
 		return working
 	}
@@ -166,7 +170,7 @@ func (ad *admission) serve(w http.ResponseWriter, r *http.Request, kind class, l
 // when there is no memory for it in time. What is wrong with the body is an error that readUpTo returns later.
 func (ad *admission) fetch(w http.ResponseWriter, r *http.Request, kind class) (give func(), fetched bool) {
 	give = func() {}
-	if r.ContentLength == 0 {
+	if r.ContentLength == 0 || kind == moving { // an archive goes to the disk as it comes
 		return give, true
 	}
 	if size := bodySize(r, kind); size > smallBody {

@@ -19,6 +19,7 @@ func TestCallsHaveTheirClass(t *testing.T) {
 		"GET " + wire.PathPipelines: polling, "POST " + wire.PathMetrics: polling, "POST " + wire.PathMetrix: polling,
 		"POST " + wire.PathHeartbeat: living, "POST " + wire.PathStartup: reporting, "POST " + wire.PathFinish: reporting, "PUT " + wire.PathPipelines: reporting,
 		"DELETE " + wire.PathUpgrade: reporting, "PUT " + wire.PathWorkerStarted: working, "POST " + wire.PathWorkerHeartbeat: working,
+		"PUT " + wire.PathWorkerArtifacts + "/0123": moving, "GET " + wire.PathWorkerArtifacts + "/0123": moving, "POST " + wire.PathWorkerArtifacts: working,
 		"POST " + wire.PathLogsMulti: logging, "POST " + wire.PathLogsRed: logging,
 		"GET " + wire.PathDownload: free, "GET /api/v1/builds": free, "GET /": free,
 	} {

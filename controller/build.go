@@ -61,6 +61,7 @@ type Build struct {
 	RunNumber       int64             `json:"runNumber,omitempty"`
 	Job             string            `json:"job,omitempty"` // of the run's file
 	Matrix          map[string]string `json:"matrix,omitempty"`
+	Artifacts       []Artifact        `json:"artifacts,omitempty"` // that it has saved
 }
 
 // StepState is one step of a Build.
@@ -75,6 +76,7 @@ type StepState struct {
 	ErrorType  string  `json:"errorType,omitempty"`
 	ErrorCode  int     `json:"errorCode,omitempty"`
 	Progress   float64 `json:"progress,omitempty"` // 0..1, as the step says
+	Artifact   string  `json:"artifact,omitempty"` // get or save: not of the build file, see ArtifactSpec
 
 	began time.Time // StartedAt on a clock that nobody sets
 }
@@ -98,6 +100,11 @@ type build struct {
 	Given       map[string]string `json:"given,omitempty"`       // outputs of the jobs that this one needed
 	GivenHidden []string          `json:"givenHidden,omitempty"` // names in Given that are sensitive
 	SealedVars  string            `json:"sealedVars,omitempty"`  // values of Vars and Given that are sensitive; as stored only
+
+	Wants    []buildWant         `json:"wants,omitempty"`    // artifacts of the jobs that it needs
+	Inputs   []wire.ArtifactItem `json:"inputs,omitempty"`   // what became of Wants
+	NoInputs []string            `json:"noInputs,omitempty"` // and what did not
+	offered  wire.ArtifactOffer  // the last one, not stored yet
 
 	spec     Spec
 	text     string // of spec, as stored
@@ -147,6 +154,7 @@ func (b *build) view() Build {
 	v := b.Build
 	v.Labels = slices.Clone(v.Labels)
 	v.Steps = slices.Clone(v.Steps)
+	v.Artifacts = slices.Clone(v.Artifacts)
 	if v.Report != nil {
 		report := *v.Report
 		v.Report = &report
@@ -237,21 +245,19 @@ func (b *build) limit() time.Duration {
 	return jobLimit
 }
 
-// claim is the next thing for the worker to do. A step that is running is given again: its answer was lost.
-func (b *build) claim(now time.Time, os string) wire.BuildTask {
+// nextTask is the next thing for the worker to do. A step that is running is given again: its answer was lost.
+func (s *Server) nextTask(b *build, now time.Time, os string) wire.BuildTask {
 	once := 1
 	task := wire.BuildTask{Build: b.ID, VMSeq: vmSeq, Status: wire.TaskEnd, ExecuteCount: &once}
 	if b.CancelRequested {
 		return task
 	}
-	i := slices.IndexFunc(b.Steps, func(s StepState) bool { return s.State == Running })
+	i := b.next()
 	if i < 0 {
-		i = slices.IndexFunc(b.Steps, func(s StepState) bool { return s.State == Pending })
-	}
-	if i < 0 || i >= len(b.spec.Steps) {
 		return task
 	}
-	state, step := &b.Steps[i], &b.spec.Steps[i]
+	state := &b.Steps[i]
+	step, _ := b.step(i)
 	if state.State == Pending {
 		state.State = Running
 		state.StartedAt, state.began = millis(now), now
@@ -263,7 +269,11 @@ func (b *build) claim(now time.Time, os string) wire.BuildTask {
 	task.Status = wire.TaskDo
 	task.TaskID, task.ElementID, task.StepID, task.ElementName = &state.Task, &state.Task, &state.ID, &state.Name
 	task.ElementVersion, task.Type, task.ContainerType, task.SignToken = &version, &kind, &container, &token
-	task.Params = step.params(os, state.Task)
+	if of, params := s.artifactTask(b, i); params != nil {
+		kind, task.Params = of, params
+	} else {
+		task.Params = step.params(os, state.Task)
+	}
 	task.BuildVariable = maps.Clone(b.Vars)
 	if task.BuildVariable == nil {
 		task.BuildVariable = map[string]string{}
@@ -321,7 +331,8 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 	if i < 0 {
 		return false
 	}
-	state, step := &b.Steps[i], &b.spec.Steps[i]
+	state := &b.Steps[i]
+	step, _ := b.step(i)
 	if state.State.Over() {
 		return true
 	}
@@ -370,7 +381,7 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 	}
 	if !step.ContinueWhenFailed {
 		for j := range b.Steps {
-			if b.Steps[j].State == Pending {
+			if b.Steps[j].State == Pending && !b.stays(j) {
 				b.Steps[j].State = Skipped
 			}
 		}
@@ -381,7 +392,8 @@ func (b *build) complete(r wire.TaskResult, now time.Time) bool {
 // overTime reports whether a running step has used up its limit. It is the worker's to keep (protocol §6.7): we give it
 // five seconds more.
 func (b *build) overTime(i int, now time.Time) bool {
-	limit := time.Duration(b.spec.Steps[i].Timeout)
+	step, _ := b.step(i)
+	limit := time.Duration(step.Timeout)
 	if limit <= 0 || b.Steps[i].State != Running {
 		return false
 	}
@@ -406,8 +418,9 @@ func (b *build) verdict(said string) (State, string) {
 	failed, open := "", ""
 	for i := range b.Steps {
 		s := &b.Steps[i]
+		step, _ := b.step(i)
 		switch {
-		case s.State == Failed && !b.spec.Steps[i].ContinueWhenFailed && failed == "":
+		case s.State == Failed && !step.ContinueWhenFailed && failed == "":
 			failed = fmt.Sprintf("step %s failed", s.label())
 			if s.Message != "" {
 				failed += ": " + s.Message

@@ -24,14 +24,14 @@ type CheckReport struct {
 	Agents  int64    `json:"agents"`
 	Builds  int64    `json:"builds"`
 	Lines   int64    `json:"lines"`            // of logs
-	Files   int      `json:"files"`            // of releases
+	Files   int      `json:"files"`            // of releases, and archives of artifacts
 	Faults  []string `json:"faults"`           // empty when all is well
 	Took    int64    `json:"took"`             // milliseconds
 	Backup  string   `json:"backup,omitempty"` // the newest that the controller made by itself
 }
 
 // Check looks at all that is in a data directory, whether a controller runs there or not, and changes nothing: SQLite's own
-// check of every page and index; that records, logs and files belong together; and the digests of files of releases.
+// check of every page and index; that records, logs and files belong together; and the digests of files of releases and of artifacts.
 // An error is that it could not look; what is wrong is in the report.
 func Check(ctx context.Context, dir string) (report CheckReport, err error) {
 	began := time.Now()
@@ -99,7 +99,7 @@ func (c *checker) all(path string) error {
 		c.fault("%s has version %d of its tables: start the controller once, it brings it to version %d", databaseFile, c.report.Version, len(steps()))
 		return nil
 	}
-	for _, part := range []func() error{c.documents, c.builds, c.logs, c.releases} {
+	for _, part := range []func() error{c.documents, c.builds, c.logs, c.releases, c.artifacts} {
 		if err := part(); err != nil {
 			return err
 		}

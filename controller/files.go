@@ -103,7 +103,7 @@ func (f *files) versions() versions {
 
 // open opens a regular file of the store.
 func (f *files) open(name string) (*os.File, fs.FileInfo, error) {
-	if f == nil || name == VersionsFile || strings.HasPrefix(name, objects+"/") || !fs.ValidPath(name) || strings.ContainsRune(name, '\\') {
+	if f == nil || name == VersionsFile || strings.HasPrefix(name, objects+"/") || strings.HasPrefix(name, artifactBlobs+"/") || !fs.ValidPath(name) || strings.ContainsRune(name, '\\') {
 		return nil, nil, fs.ErrNotExist
 	}
 	file, err := f.root.Open(name)

@@ -42,7 +42,9 @@ type Job struct {
 	Secrets   []string            `yaml:"secrets"`
 	Timeout   Duration            `yaml:"timeout"`
 	Workspace string              `yaml:"workspace"`
+	Download  downloads           `yaml:"download"` // artifacts of jobs that it needs
 	Steps     []Step              `yaml:"steps"`
+	Artifacts []ArtifactSpec      `yaml:"artifacts"`
 }
 
 // cell is one build to be: a job with one value for each axis of its matrix.
@@ -51,7 +53,9 @@ type cell struct {
 	needs  []string
 	always bool
 	matrix map[string]string
+	values []string // of matrix, in the order of the file
 	spec   Spec
+	wants  []buildWant
 }
 
 // names is a list of names, or one of them as a text.
@@ -319,6 +323,9 @@ func (f *JobsFile) cells() ([]cell, error) {
 		}
 		for i := range n {
 			c := cell{job: id, needs: job.Needs.texts(), always: job.Always, matrix: job.Matrix.cell(i)}
+			for _, a := range job.Matrix {
+				c.values = append(c.values, c.matrix[a.name])
+			}
 			c.spec = f.spec(id, job, c.matrix)
 			if err := c.spec.check(); err != nil {
 				return nil, fmt.Errorf("line %d: job %s: %w", f.lines[id], id, err)
@@ -331,6 +338,9 @@ func (f *JobsFile) cells() ([]cell, error) {
 			}
 			cells = append(cells, c)
 		}
+	}
+	if err := f.checkDownloads(cells); err != nil {
+		return nil, err
 	}
 	return cells, nil
 }
@@ -403,6 +413,7 @@ func (f *JobsFile) spec(id string, job Job, values map[string]string) Spec {
 	for name, value := range values {
 		s.Variables["matrix."+name] = Variable{Value: value}
 	}
+	s.Artifacts, s.Download = fillArtifacts(job, fill)
 	for i := range s.Steps {
 		s.Steps[i].Name, s.Steps[i].Shell = fill(s.Steps[i].Name), fill(s.Steps[i].Shell)
 	}

@@ -43,6 +43,7 @@ func steps() []step {
 			CREATE TABLE delivery (project TEXT NOT NULL, name TEXT NOT NULL, delivery TEXT NOT NULL, at INTEGER NOT NULL, run TEXT NOT NULL,
 				PRIMARY KEY (project, name, delivery)) STRICT;
 			CREATE INDEX delivery_at ON delivery (at)`)},
+		{"add artifacts", statements(tablesForArtifacts)},
 	}
 }
 

@@ -43,6 +43,7 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	s.secretRoutes(add)
 	s.definitionRoutes(add)
 	s.fileRoutes(add)
+	s.artifactCalls(add)
 }
 
 func (s *Server) operatorRoute(mux *http.ServeMux, pattern string, h http.HandlerFunc) {

@@ -30,6 +30,7 @@ type Options struct {
 	KeepBuilds    time.Duration // builds that ended so long ago are removed, and scripts; 0 keeps them
 	KeepLogs      time.Duration // …and the logs of builds that did; 0 keeps them
 	KeepBytes     int64         // the oldest logs, then builds, are removed while the data base uses more; 0 is no limit
+	KeepArtifacts time.Duration // artifacts saved so long ago are removed, unless their build file says otherwise; 0 keeps them with their builds
 	KeepEvery     time.Duration // how often that is looked at; 1 h
 	BackupEvery   time.Duration // how often the controller backs itself up into the folder backups; 0 is never
 	BackupKeep    int           // how many of those are kept; 7
@@ -38,6 +39,10 @@ type Options struct {
 	MaxLogLines   int64         // of one build; more are refused with status 509 (protocol §6.8); 2,000,000
 
 	CallsPerSecond float64 // of one agent, in the long run; more are refused with 429; 50, and no limit below 0
+
+	ArtifactBytes      int64 // of the files of one artifact; 1 GiB
+	BuildArtifactBytes int64 // of the files of all artifacts of a build; 4 GiB
+	AllArtifactBytes   int64 // of all artifacts as they are stored; the oldest are removed for new ones; 20 GiB
 
 	AskSpacing       time.Duration // between two calls of ask; 3 s
 	StatusSpacing    time.Duration // 3 s
@@ -91,6 +96,14 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxAudit <= 0 {
 		o.MaxAudit = 100_000
+	}
+	for _, n := range []struct {
+		value   *int64
+		initial int64
+	}{{&o.ArtifactBytes, 1 << 30}, {&o.BuildArtifactBytes, 4 << 30}, {&o.AllArtifactBytes, 20 << 30}} {
+		if *n.value <= 0 {
+			*n.value = n.initial
+		}
 	}
 	if o.MaxLogLines <= 0 {
 		o.MaxLogLines = 2_000_000

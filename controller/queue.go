@@ -21,6 +21,9 @@ func (s *Server) Submit(project string, spec Spec) (Build, error) {
 	if !label.MatchString(project) {
 		return Build{}, &InputError{Err: fmt.Errorf("project %q: letters, digits, _ and - only", clip(project, 64))}
 	}
+	if len(spec.Download) > 0 {
+		return Build{}, refusal("download: only a job of a build file with several has others to get artifacts of")
+	}
 	now := time.Now()
 	b, err := s.newBuild(project, spec, now)
 	if err != nil {
@@ -69,9 +72,10 @@ func (s *Server) newBuild(project string, spec Spec, now time.Time) (*build, err
 	b := &build{spec: spec, secrets: secrets, Hash: "c-" + randomHex(16), since: now, beat: now, asked: now, changed: make(chan struct{})}
 	b.Build = Build{ID: "b-" + randomHex(16), Name: spec.Name, Project: project, Pipeline: pipelineID(project, spec.Name),
 		State: Queued, Labels: spec.Labels, QueuedAt: millis(now)}
-	for _, step := range spec.Steps {
-		b.Steps = append(b.Steps, StepState{ID: step.ID, Task: "e-" + randomHex(16), Name: step.Name, State: Pending})
+	if len(spec.Artifacts) > 0 && s.artifacts == nil {
+		return nil, errNoStore
 	}
+	b.Steps = spec.states()
 	b.covered = b.sensitive()
 	b.text, err = s.sealSpec(b)
 	return b, err

@@ -68,8 +68,11 @@ func (s *Server) prune(ctx context.Context, now time.Time) error {
 	if limit := s.opts.KeepBytes; err == nil && limit > 0 {
 		err = removed.until(limit)
 	}
+	if err == nil {
+		err = removed.artifacts(now, 0)
+	}
 	if err == nil && removed.any() {
-		s.log.Info("Old builds and logs were removed", "builds", removed.builds, "logs", removed.logsGone, "others", removed.others)
+		s.log.Info("Old builds and logs were removed", "builds", removed.builds, "logs", removed.logsGone, "artifacts", removed.artifactsGone, "others", removed.others)
 		err = s.giveBack(ctx, s.opts.spareBytes())
 	}
 	return err
@@ -80,9 +83,10 @@ type removal struct {
 	server                   *Server
 	ctx                      context.Context
 	builds, logsGone, others int
+	artifactsGone            int
 }
 
-func (r *removal) any() bool { return r.builds+r.logsGone+r.others > 0 }
+func (r *removal) any() bool { return r.builds+r.logsGone+r.others+r.artifactsGone > 0 }
 
 // aside makes one change while nobody waits for another, and then rests for as long as that took.
 func (s *Server) aside(ctx context.Context, apply func(*sql.Tx) error) error {
@@ -152,7 +156,7 @@ func (r *removal) drop(found []int64) error {
 				return err
 			}
 			for _, change := range []string{`DELETE FROM build WHERE number = ? AND active = 0`, `DELETE FROM log_batch WHERE build = ?`,
-				`INSERT INTO purge (build) VALUES (?) ON CONFLICT DO NOTHING`} {
+				`DELETE FROM artifact WHERE build = ?`, `INSERT INTO purge (build) VALUES (?) ON CONFLICT DO NOTHING`} {
 				if _, err := tx.Exec(change, number); err != nil {
 					return err
 				}

@@ -55,6 +55,7 @@ func (s *Server) routes() http.Handler {
 	s.workerRoutes(mux, buildPrefix+"/worker")
 	s.workerRoutes(mux, buildPrefix+"/builds") // the older names (protocol §6.1)
 	s.logRoutes(mux, buildPrefix+"/logs")
+	s.artifactRoutes(mux, buildPrefix+"/worker/artifacts")
 	mux.HandleFunc("POST "+buildPrefix+"/quotas/running/agent/start", s.logDone)
 	mux.HandleFunc("DELETE "+buildPrefix+"/quotas/running/agent/shutdown", s.logDone)
 	s.operatorRoutes(mux)

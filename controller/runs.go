@@ -143,7 +143,7 @@ func (s *Server) submitRun(in NewRun, from origin) (Run, error) {
 		if err != nil {
 			return Run{}, err
 		}
-		b.Run, b.Job, b.Matrix = r.ID, c.job, c.matrix
+		b.Run, b.Job, b.Matrix, b.Wants = r.ID, c.job, c.matrix, c.wants
 		if len(c.needs) > 0 {
 			b.State = Blocked
 		}
@@ -432,6 +432,10 @@ func (s *Server) queueJob(r *run, i int, now time.Time) {
 				hidden = append(hidden, name)
 			}
 		}
+	}
+	if err := r.takeArtifacts(b); err != nil {
+		s.finish(b, Failed, err.Error(), now)
+		return
 	}
 	b.Given, b.GivenHidden = given, hidden
 	b.covered = b.sensitive()

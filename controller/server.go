@@ -28,16 +28,17 @@ const keepEnded = 256
 // Server is a controller: what BK-CI's back end is to an agent and a worker, for one machine.
 // What it acknowledged is on disk; what runs is in memory as well, under one lock.
 type Server struct {
-	opts    Options
-	log     *slog.Logger
-	store   *store
-	files   *files
-	repo    *packages
-	lock    *flock.Flock // of the data directory, nil in memory
-	token   wire.Secret  // of the operator
-	handler http.Handler
-	closing chan struct{} // closed by Close: held requests are answered
-	backing sync.Mutex    // held while a backup is made
+	opts      Options
+	log       *slog.Logger
+	store     *store
+	files     *files
+	repo      *packages
+	artifacts *blobs       // nil in memory
+	lock      *flock.Flock // of the data directory, nil in memory
+	token     wire.Secret  // of the operator
+	handler   http.Handler
+	closing   chan struct{} // closed by Close: held requests are answered
+	backing   sync.Mutex    // held while a backup is made
 
 	sessions  *sessions // of the page
 	admission *admission
@@ -104,6 +105,9 @@ func (s *Server) open() (err error) {
 		}
 		sweepBackups(dir)
 		if s.files, err = openFiles(filepath.Join(dir, "files")); err != nil {
+			return err
+		}
+		if s.artifacts, err = openBlobs(filepath.Join(dir, "files", artifactBlobs)); err != nil {
 			return err
 		}
 		path = filepath.Join(dir, databaseFile)
@@ -365,7 +369,7 @@ func (s *Server) release() error {
 	if s.files != nil {
 		errs = append(errs, s.files.close())
 	}
-	errs = append(errs, s.repo.close())
+	errs = append(errs, s.repo.close(), s.artifacts.close())
 	if s.lock != nil {
 		errs = append(errs, s.lock.Unlock())
 	}

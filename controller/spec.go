@@ -38,6 +38,8 @@ type Spec struct {
 	Timeout   Duration            `json:"timeout,omitempty" yaml:"timeout,omitempty"`     // of the whole build once it runs; 0 is 15 hours
 	Workspace string              `json:"workspace,omitempty" yaml:"workspace,omitempty"` // directory on the machine; "" is the agent's own choice
 	Steps     []Step              `json:"steps" yaml:"steps"`
+	Artifacts []ArtifactSpec      `json:"artifacts,omitempty" yaml:"artifacts,omitempty"` // saved after the steps
+	Download  []Download          `json:"download,omitempty" yaml:"-"`                    // artifacts of other jobs, before the steps; in jobs of a run only
 }
 
 // Step is one script of a build.
@@ -165,8 +167,8 @@ func (e *SpecError) Unwrap() error { return e.Err }
 
 // Hint lists the keys.
 func (e *SpecError) Hint() string {
-	return "keys of a build: name, labels, variables, secrets, timeout, workspace, steps; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
-		"of a file with jobs: name, labels, variables, secrets, timeout, jobs; of a job: needs, always, matrix, labels, variables, secrets, timeout, workspace, steps; of a definition besides: schedule, webhook, badge"
+	return "keys of a build: name, labels, variables, secrets, timeout, workspace, steps, artifacts; of a step: id, name, script, shell, env, timeout, continueWhenFailed; " +
+		"of a file with jobs: name, labels, variables, secrets, timeout, jobs; of a job: needs, always, matrix, labels, variables, secrets, timeout, workspace, download, steps, artifacts; of an artifact: name, paths, exclude, keep, optional, when; of a definition besides: schedule, webhook, badge"
 }
 
 // ParseSpec reads a build file. Unknown keys are errors that name the line. The result has been checked and its
@@ -246,6 +248,9 @@ func (s *Spec) check() error {
 		return err
 	}
 	if err := checkLimit("timeout", s.Timeout); err != nil {
+		return err
+	}
+	if err := s.checkArtifacts(); err != nil {
 		return err
 	}
 	if len(s.Steps) == 0 {

@@ -155,7 +155,7 @@ func TestTheDocumentIsTrue(t *testing.T) {
 		t.Errorf("the example: %v, %+v", err, spec)
 	}
 	for _, v := range []any{Build{}, StepState{}, AgentReport{}, AgentInfo{}, Settings{}, Line{}, Script{}, logEvent{}, wire.ExitError{}, Spec{}, Step{}, Variable{},
-		Release{}, ReleaseFile{}, NewRelease{}, Offer{}, Rollout{}, RolloutInfo{}, Member{}, MemberInfo{}, AgentUpgrade{}, Run{}, RunJob{}, NewRun{}, Secret{}, Definition{}, Schedule{}, Webhook{}, LastRun{}} {
+		Release{}, ReleaseFile{}, NewRelease{}, Offer{}, Rollout{}, RolloutInfo{}, Member{}, MemberInfo{}, AgentUpgrade{}, Run{}, RunJob{}, NewRun{}, Secret{}, Definition{}, Schedule{}, Webhook{}, LastRun{}, Artifact{}, ListedArtifact{}} {
 		for field := range reflect.TypeOf(v).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name != "" && !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, `"`+name+`"`) && !strings.Contains(example, name+":") {

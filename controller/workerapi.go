@@ -149,8 +149,11 @@ func mayStart(b *build) bool {
 }
 
 // claimTask is GET …/claim.
-func (s *Server) claimTask(_ *http.Request, a *agent, b *build, now time.Time) (any, *ticket) {
-	task := b.claim(now, a.OS)
+func (s *Server) claimTask(r *http.Request, a *agent, b *build, now time.Time) (any, *ticket) {
+	if r.Header.Get(wire.HeaderWorkerCan) != wire.CanArtifacts && !b.CancelRequested {
+		b.withoutArtifacts(now)
+	}
+	task := s.nextTask(b, now, a.OS)
 	b.notify()
 	return task, s.save(b)
 }

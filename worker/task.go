@@ -95,6 +95,12 @@ func (r *run) run(ctx context.Context) *failure {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTaskLimit)
 	defer cancel()
 
+	switch value(r.task.Type) {
+	case wire.TaskArtifactSave:
+		return r.saveArtifact(ctx)
+	case wire.TaskArtifactGet:
+		return r.getArtifacts(ctx)
+	}
 	kind, failed := r.kind()
 	if failed != nil {
 		return failed

@@ -54,12 +54,12 @@ func (c SessionCode) Error() string {
 
 // Started announces the worker and returns what it needs to know of its job. An answer without data is a BodyError.
 func (s *Session) Started(ctx context.Context, retry int) (*BuildVariables, error) {
-	return sessionPart[BuildVariables](s, ctx, "started", http.MethodPut, PathWorkerStarted, retry)
+	return sessionPart[BuildVariables](s, ctx, "started", http.MethodPut, PathWorkerStarted, retry, nil)
 }
 
-// ClaimTask asks for the next task.
+// ClaimTask asks for the next task, and says which tasks of our controller this worker knows (see HeaderWorkerCan).
 func (s *Session) ClaimTask(ctx context.Context, retry int) (*BuildTask, error) {
-	return sessionPart[BuildTask](s, ctx, "claim task", http.MethodGet, PathWorkerClaim, retry)
+	return sessionPart[BuildTask](s, ctx, "claim task", http.MethodGet, PathWorkerClaim, retry, http.Header{http.CanonicalHeaderKey(HeaderWorkerCan): {CanArtifacts}})
 }
 
 // Complete reports the end of a task.
@@ -187,8 +187,8 @@ func (s *Session) query(retry, executeCount int) url.Values {
 
 // sessionPart forgives members of a wrong type, which are left empty: a task with a spoilt parameter fails by itself
 // and does not cost the session.
-func sessionPart[T any](s *Session, ctx context.Context, op, method, path string, retry int) (*T, error) {
-	answer, err := s.do(ctx, Call{Op: op, Method: method, Path: path, Query: s.query(retry, 1)})
+func sessionPart[T any](s *Session, ctx context.Context, op, method, path string, retry int, header http.Header) (*T, error) {
+	answer, err := s.do(ctx, Call{Op: op, Method: method, Path: path, Query: s.query(retry, 1), Header: header})
 	if err != nil {
 		return nil, err
 	}

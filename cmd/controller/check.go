@@ -42,7 +42,7 @@ func checkCommand(f *flags) *cobra.Command {
 			case f.json:
 				err = f.printJSON(report)
 			case len(report.Faults) == 0:
-				_, err = fmt.Fprintf(f.out, "all is well: %d agents, %d builds, %d lines of logs, %d files of releases\n", report.Agents, report.Builds, report.Lines, report.Files)
+				_, err = fmt.Fprintf(f.out, "all is well: %d agents, %d builds, %d lines of logs, %d files of releases and artifacts\n", report.Agents, report.Builds, report.Lines, report.Files)
 			default:
 				for _, fault := range report.Faults {
 					_, err = fmt.Fprintln(f.out, plainLine(fault))

@@ -65,7 +65,7 @@ func commands(f *flags) *cobra.Command {
 	root.AddCommand(serveCommand(f), runCommand(f), runsCommand(f), secretCommand(f),
 		defineCommand(f), definitionsCommand(f), undefineCommand(f), triggerCommand(f), buildsCommand(f), logsCommand(f), cancelCommand(f),
 		agentsCommand(f), enrollTokenCommand(f), tokenCommand(f), auditCommand(f), certificateCommand(f), pipelineCommand(f), upgradeCommand(f), versionCommand(f))
-	root.AddCommand(rerunCommand(f), backupCommand(f), restoreCommand(f), checkCommand(f), vacuumCommand(f))
+	root.AddCommand(artifactCommand(f), rerunCommand(f), backupCommand(f), restoreCommand(f), checkCommand(f), vacuumCommand(f))
 	return root
 }
 

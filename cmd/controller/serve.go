@@ -38,6 +38,7 @@ func serveCommand(f *flags) *cobra.Command {
 	var listen, level string
 	var o controller.Options
 	var secure tlsFlags
+	var artifacts artifactFlags
 	keep := retentionFlags{builds: days(90 * 24 * time.Hour), logs: days(30 * 24 * time.Hour), bytes: 10 << 30, every: days(24 * time.Hour)}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the controller until it is told to stop", Args: cobra.NoArgs,
@@ -57,12 +58,16 @@ func serveCommand(f *flags) *cobra.Command {
 			}
 			o.Dir, o.Version, o.OwnCertificate = f.dir(), cli.Version(), secure.mode == "self"
 			keep.set(&o)
+			if err := artifacts.set(&o); err != nil {
+				return err
+			}
 			o.Log = slog.New(slog.NewTextHandler(f.err, &slog.HandlerOptions{Level: min}))
 			return f.serve(cmd.Context(), listen, &secure, o)
 		},
 	}
 	fl := cmd.Flags()
 	keep.add(fl)
+	artifacts.add(fl)
 	secure.add(fl)
 	fl.StringVar(&listen, "listen", "127.0.0.1:21800", "`address` to listen on; port 0 picks a free one")
 	fl.StringVar(&o.PublicURL, "public-url", "", "`address` by which machines reach this controller (default: what each of them called)")

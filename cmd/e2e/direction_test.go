@@ -53,7 +53,7 @@ func rooms() map[string]room {
 		"agent/metrics":              {"Measurements of this host.", []string{"agent/wire", "service/proc", "upgrader/swap"}},
 		"agent/host":                 {"", []string{"agent/wire", "service/proc", "upgrader/swap"}},
 		"agent":                      {"One running agent; it owns every loop.", []string{"agent/", "service", "service/control", "service/proc", "upgrader", "upgrader/"}},
-		"worker":                     {"A native worker: the session of one build, its script steps, its log.", []string{"agent/wire", "service/proc"}},
+		"worker":                     {"A native worker: the session of one build, its script steps, its log.", []string{"agent/wire", "service/proc", "upgrader/unpack"}},
 		"controller":                 {"BK-CI for one machine: the other end of the wire on SQLite, with a web page; in memory for tests.", []string{"agent/wire"}},
 		"packaging":                  {"One manifest, four packages: .deb .rpm (nfpm), .pkg .msi (our writers).", []string{"service", "systemd", "launchd", "windows", "packaging/internal/"}},
 		"packaging/repo":             {"Signed apt and yum repositories as static files.", []string{"packaging/internal/", "upgrader/swap"}},

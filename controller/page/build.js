@@ -6,11 +6,12 @@ import { Log } from "./log.js";
 import { t } from "./text.js";
 import { alertBox, facts, guard, labels, moment, running, span, state } from "./show.js";
 import { stateOf } from "./builds.js";
+import { artifacts } from "./artifacts.js";
 
 const took = (s) => (s.startedAt ? (s.finishedAt ? span(s.finishedAt - s.startedAt) : running(s.startedAt)) : "");
 
 export function one(root, app, id) {
-	const head = el("div", { class: "title" }, el("h1", null, "#" + id)), about = el("div"), why = el("div"), steps = el("ol", { class: "steps" }), more = el("div");
+	const head = el("div", { class: "title" }, el("h1", null, "#" + id)), about = el("div"), why = el("div"), steps = el("ol", { class: "steps" }), saved = el("div"), more = el("div");
 	const log = new Log(), wrong = alertBox(), over = new AbortController();
 	const cancel = el("button", { type: "button", class: "danger", hidden: true, onclick: guard(wrong, async () => {
 		if (!confirm(t("build.sure", "#" + current.number))) return;
@@ -29,7 +30,7 @@ export function one(root, app, id) {
 	const download = el("a", { class: "button", download: true }, t("build.download"));
 	const gone = el("p", { class: "soft", hidden: true });
 	root.append(head, el("div", { class: "actions" }, cancel, rerun, edit, download), wrong, why, about,
-		el("h2", null, t("build.steps")), steps, el("h2", null, t("build.log")), gone, log.node, more);
+		el("h2", null, t("build.steps")), steps, saved, el("h2", null, t("build.log")), gone, log.node, more);
 	let current = null, following = false;
 
 	function show(b) {
@@ -55,6 +56,7 @@ export function one(root, app, id) {
 			state(s.state), " ", el("span", { class: "strong" }, s.name), " ", el("span", { class: "soft" }, took(s))),
 		s.progress > 0 && s.progress < 1 ? el("progress", { max: 1, value: s.progress, "aria-label": s.name }) : null,
 		s.message && s.state !== "succeeded" ? el("p", { class: "why" }, s.message) : null));
+		put(saved, [b.number, b.artifacts], () => artifacts(b));
 		put(more, b.variables || {}, () => {
 			const list = Object.entries(b.variables || {}).sort(([x], [y]) => (x < y ? -1 : 1));
 			return list.length ? el("details", null, el("summary", null, t("build.variables")), facts(...list)) : el("div");

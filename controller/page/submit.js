@@ -42,6 +42,7 @@ export function form(root, app, from) {
 		const areas = [...scripts.querySelectorAll("textarea")];
 		if (old) {
 			spec.workspace = old.workspace;
+			spec.artifacts = old.artifacts;
 			spec.steps = old.steps.map((s, i) => ({ ...s, script: areas[i].value }));
 		} else spec.steps = [{ script: areas[0].value.replace(/\r\n/g, "\n"), shell: shell.value }];
 		const b = await post("/page/api/builds", { project: project.value.trim(), spec });
