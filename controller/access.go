@@ -362,6 +362,10 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, c caller, pattern
 	}
 	ctx, end := s.whileValid(context.WithValue(r.Context(), callerKey{}, c), c)
 	defer end()
+	if err := s.roomForCall(r, pattern); err != nil {
+		operatorError(w, err)
+		return
+	}
 	s.withAudit(w, r.WithContext(ctx), c, pattern, next)
 }
 

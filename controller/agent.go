@@ -72,6 +72,7 @@ type agent struct {
 	sampledAt  time.Time            // when they came
 	running    []wire.Running       // the last task list
 	past       history              // the last hours, for the page
+	saved      *ticket              // the last change, nil before the first
 	traffic    traffic              // with a lock of its own
 }
 
@@ -246,11 +247,12 @@ func (s *Server) nextOverdue(a *agent, asked, until time.Time) time.Time {
 // saveAgent enqueues a record.
 func (s *Server) saveAgent(a *agent) *ticket {
 	id, doc := a.ID, jsonText(a.Agent)
-	return s.store.enqueue(func(tx *sql.Tx) error { return putAgent(tx, id, doc) }, func(err error) {
+	a.saved = s.store.enqueue(func(tx *sql.Tx) error { return putAgent(tx, id, doc) }, func(err error) {
 		if err != nil {
-			s.log.Error("An agent's record could not be written", "agent", id, "err", err)
+			s.unwritten("An agent's record could not be written", err, "agent", id)
 		}
 	})
+	return a.saved
 }
 
 func putAgent(tx *sql.Tx, id, doc string) error {

@@ -147,7 +147,7 @@ func (s *Server) startup(w http.ResponseWriter, r *http.Request, a *agent) {
 	s.dispatch(now)
 	s.mu.Unlock()
 	if err := errors.Join(t.wait(), seen.settle()); err != nil {
-		refuse(w, http.StatusInternalServerError, "the record could not be written")
+		refuseUnwritten(w, "the record", err)
 		return
 	}
 	ok(w, said)
@@ -465,7 +465,7 @@ func (s *Server) workerBuildFinish(w http.ResponseWriter, r *http.Request, a *ag
 	t := s.finished(b, a, in, time.Now())
 	s.mu.Unlock()
 	if err := t.wait(); err != nil {
-		refuse(w, http.StatusInternalServerError, "the report could not be written")
+		refuseUnwritten(w, "the report", err)
 		return
 	}
 	ok(w, true)

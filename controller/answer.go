@@ -46,6 +46,16 @@ func refuse(w http.ResponseWriter, code int, message string) {
 	answer(w, code, result{Status: code, Message: &message})
 }
 
+// refuseUnwritten is the answer to what is not on disk: of a full one 507, with what to do.
+func refuseUnwritten(w http.ResponseWriter, what string, err error) {
+	var full *StorageError
+	if errors.As(err, &full) {
+		refuse(w, full.status(), what+": "+full.Error())
+		return
+	}
+	refuse(w, http.StatusInternalServerError, what+" could not be written")
+}
+
 // notNow is the answer to what is not ok without being an error of HTTP.
 func notNow(w http.ResponseWriter, message string) {
 	answer(w, http.StatusOK, result{Status: 1, Message: &message})

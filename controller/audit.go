@@ -122,7 +122,7 @@ func (s *Server) saveAudit(e *AuditEntry) {
 		return err
 	}, func(err error) {
 		if err != nil {
-			s.log.Error("An entry of the audit log could not be written", "id", id, "err", err)
+			s.unwritten("An entry of the audit log could not be written", err, "id", id)
 		}
 	})
 }

@@ -246,13 +246,24 @@ func (u *unlessDone) Read(p []byte) (int, error) {
 
 // quickCheck looks at every page of a data base that nobody uses, and returns the version of its tables.
 func quickCheck(ctx context.Context, file string) (version int, err error) {
-	db, err := sql.Open("sqlite", fileURI(file)+"?mode=ro&immutable=1")
+	return lookAt(ctx, file, true, true)
+}
+
+// lookAt reads the version of a data base's tables and, if asked, looks at every page. It writes nothing. alone says that there
+// is no write-ahead log to be read with it.
+func lookAt(ctx context.Context, file string, alone, pages bool) (version int, err error) {
+	how := "?mode=ro"
+	if alone {
+		how += "&immutable=1"
+	}
+	db, err := sql.Open("sqlite", fileURI(file)+how)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
-		return 0, err
+	db.SetMaxOpenConns(1)
+	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil || !pages {
+		return version, err
 	}
 	faults, err := pragmaCheck(ctx, db, "quick_check(3)")
 	if err == nil && len(faults) > 0 {
@@ -526,7 +537,8 @@ func newestBackup(dir string) (file string, at time.Time) {
 func sweepBackups(dir string) {
 	left, _ := filepath.Glob(filepath.Join(dir, ".backup-*"))
 	more, _ := filepath.Glob(filepath.Join(dir, "..backup-*"))
-	for _, part := range append(left, more...) {
+	tried, _ := filepath.Glob(filepath.Join(dir, ".room-*"))
+	for _, part := range slices.Concat(left, more, tried) {
 		_ = os.Remove(part)
 	}
 }

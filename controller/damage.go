@@ -75,17 +75,40 @@ func prepareFile(path string, log *slog.Logger) error {
 	if info.Size() == 0 {
 		return damaged(path, &brokenError{[]string{"the file is empty"}})
 	}
-	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-		return nil // it may hold what is missing
-	}
-	if want, err := headerSize(path); err == nil && want > info.Size() {
+	wal, err := os.Stat(path + "-wal")
+	killed := err == nil && wal.Size() > 0 // it may hold what is missing
+	if want, err := headerSize(path); err == nil && want > info.Size() && !killed {
 		return damaged(path, &brokenError{[]string{fmt.Sprintf("the file has %d bytes, %d are missing", info.Size(), want-info.Size())}})
 	}
-	if info.Size() > startCheck {
-		return nil
+	// All of this without a change to the files: SQLite writes to one that it opens to write, and finds out later.
+	version, err := lookAt(context.Background(), path, !killed, info.Size() <= startCheck)
+	if err != nil {
+		return damaged(path, unreadable(err))
 	}
-	_, err = quickCheck(context.Background(), path)
-	return damaged(path, err)
+	if known := len(steps()); version > known {
+		return &NewerError{Path: path, Have: version, Know: known}
+	}
+	return nil
+}
+
+// unreadable makes damage of an error that can be nothing else when a file that is there is read: bytes that SQLite cannot
+// make anything of, or records that are none.
+func unreadable(err error) error {
+	var bad *sqlite.Error
+	var broken *brokenError
+	var locked *KeyError
+	var file *fs.PathError
+	switch {
+	case err == nil, errors.As(err, &broken), errors.As(err, &locked), errors.As(err, &file):
+		return err
+	case errors.As(err, &bad):
+		switch bad.Code() & 0xff {
+		case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FORMAT:
+		default:
+			return err
+		}
+	}
+	return &brokenError{[]string{err.Error()}}
 }
 
 // headerSize is how long a data base says that it is, 0 where it does not (SQLite's file format, 1.3).

@@ -490,7 +490,7 @@ func (s *Server) startDue(now time.Time) {
 			case errors.As(err, &input), errors.As(err, &spec), errors.As(err, &locked), errors.As(err, &crowd):
 				next.Problem = err.Error()
 			case err != nil:
-				s.log.Error("A scheduled run could not be written", "definition", d.Name, "err", err)
+				s.unwritten("A scheduled run could not be written", err, "definition", d.Name)
 				s.mu.Lock()
 				d.retry, d.starts = now.Add(time.Minute), false
 				s.mu.Unlock()

@@ -306,6 +306,11 @@ func (s *Server) ownCertificate() string {
 }
 
 func (s *Server) internal(w http.ResponseWriter, what string, err error) {
+	var full *StorageError
+	if errors.As(err, &full) {
+		refuseUnwritten(w, what, err)
+		return
+	}
 	s.log.Error("A request failed", "what", what, "err", err)
 	refuse(w, http.StatusInternalServerError, what+": it did not work; the controller's log says why")
 }

@@ -278,8 +278,12 @@ func (s *Server) enrol(text, system, reinstall string) (record Agent, key string
 		err = &enrolError{codeNoAgent, "no such agent in the project of this token"}
 	case reinstall != "" && a.Status == wire.ImportOK:
 		err = &enrolError{codeAgentOnline, "this agent is still online"}
-	case reinstall != "":
-		err = nil
+	default:
+		if full := s.room.refusal(); full != nil {
+			err = full
+		} else if reinstall != "" {
+			err = nil
+		}
 	}
 	if err != nil {
 		s.mu.Unlock()

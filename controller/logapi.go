@@ -69,7 +69,7 @@ func (s *Server) logLines(kind string, many bool) http.HandlerFunc {
 			return
 		}
 		if err := t.wait(); err != nil {
-			s.log.Error("Log lines could not be written", "build", b.ID, "err", err)
+			s.unwritten("Log lines could not be written", err, "build", b.ID)
 			refuse(w, http.StatusServiceUnavailable, "the lines could not be written; try again")
 			return
 		}

@@ -11,7 +11,8 @@ import (
 )
 
 // operatorRoutes adds the operator's API. Every call needs "Authorization: Bearer TOKEN"; readerCalls says which ones a
-// reader may make. Answers are plain JSON; an error is {"error": TEXT, "hint": TEXT}, the latter where something can be done, with status 400, 401, 403, 404 or 500. Members and paths are stable: add, never rename.
+// reader may make. Answers are plain JSON; an error is {"error": TEXT, "hint": TEXT}, the latter where something can be done, with status 400, 401, 403, 404 or 500,
+// 507 when the disk is full. Members and paths are stable: add, never rename.
 func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /version":              s.apiVersion,
@@ -86,6 +87,9 @@ func operatorError(w http.ResponseWriter, err error) {
 		code = http.StatusBadRequest
 	case errors.Is(err, errClosed), errors.Is(err, errBackingUp), errors.As(err, &locked):
 		code = http.StatusServiceUnavailable
+	}
+	if full := storageError("the data directory", err); full != nil {
+		code, err = full.status(), full
 	}
 	apiAnswer(w, code, refusalBody(err))
 }

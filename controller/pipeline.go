@@ -37,7 +37,8 @@ type script struct {
 	Script
 	given   bool // fetched by the agent, no report yet
 	since   time.Time
-	changed chan struct{} // closed when it is over
+	saved   *ticket       // the last change
+	changed chan struct{} // closed when it is over, and that is on disk
 }
 
 func (s *Server) loadScripts() error {
@@ -63,11 +64,19 @@ func (s *Server) loadScripts() error {
 }
 
 func (s *Server) saveScript(c *script) *ticket {
-	id, agent, doc := c.ID, c.Agent, jsonText(c.Script)
-	return s.store.enqueue(func(tx *sql.Tx) error {
+	id, agent, doc, over := c.ID, c.Agent, jsonText(c.Script), c.over()
+	c.saved = s.store.enqueue(func(tx *sql.Tx) error {
 		_, err := tx.Exec(`INSERT INTO script (id, agent, doc) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, id, agent, doc)
 		return err
-	}, nil)
+	}, func(err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err == nil && over && s.scripts[id] == c {
+			delete(s.scripts, id)
+			close(c.changed)
+		}
+	})
+	return c.saved
 }
 
 // QueueScript has an agent run a command, and switches pipelines on there.
@@ -186,14 +195,8 @@ func (s *Server) reportPipeline(w http.ResponseWriter, r *http.Request, a *agent
 	t := s.saveScript(c)
 	s.mu.Unlock()
 	if err := t.wait(); err != nil {
-		refuse(w, http.StatusInternalServerError, "the report could not be written")
+		refuseUnwritten(w, "the report", err)
 		return
 	}
-	s.mu.Lock()
-	if c.over() && s.scripts[id] == c {
-		delete(s.scripts, id)
-		close(c.changed)
-	}
-	s.mu.Unlock()
 	ok(w, true)
 }

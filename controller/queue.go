@@ -58,6 +58,9 @@ func (s *Server) newBuild(project string, spec Spec, now time.Time) (*build, err
 	if err := spec.check(); err != nil {
 		return nil, &InputError{Err: err}
 	}
+	if err := s.room.refusal(); err != nil {
+		return nil, err
+	}
 	text := jsonText(spec)
 	if len(text) > maxSpec {
 		return nil, &InputError{Err: fmt.Errorf("build: longer than %d bytes", maxSpec)}
@@ -138,7 +141,7 @@ func (s *Server) dispatchNew(now time.Time) {
 // match gives out the builds of those kinds that are to be looked at.
 func (s *Server) match(now time.Time, look func(b *build) bool) {
 	s.fresh = make(map[string]bool)
-	if len(s.queue) == 0 || s.waiting.Len() == 0 {
+	if len(s.queue) == 0 || s.waiting.Len() == 0 || s.room.refusal() != nil {
 		return
 	}
 	tried := make(map[string]bool) // kinds of builds for which nobody waits
@@ -176,7 +179,7 @@ func (s *Server) bestWaiter(b *build, now time.Time) (best *waiter) {
 
 // take hands the first fitting build to an agent that asks, nil when there is none.
 func (s *Server) take(a *agent, now time.Time) (*build, *ticket) {
-	if !a.ready(now) {
+	if !a.ready(now) || s.room.refusal() != nil {
 		return nil, nil
 	}
 	if b := s.backlog.first(a.fits); b != nil {

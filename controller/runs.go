@@ -258,7 +258,7 @@ func (s *Server) saveRun(r *run) *ticket {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil {
-			s.log.Error("A run's state could not be written", "run", r.ID, "err", err)
+			s.unwritten("A run's state could not be written", err, "run", r.ID)
 		} else if r.lastSave == t && active == 0 {
 			delete(s.runs, r.ID)
 		}

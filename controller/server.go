@@ -34,6 +34,7 @@ type Server struct {
 	files     *files
 	repo      *packages
 	artifacts *blobs       // nil in memory
+	room      *room        // of the data directory, nil in memory
 	lock      *flock.Flock // of the data directory, nil in memory
 	token     wire.Secret  // of the operator
 	handler   http.Handler
@@ -80,6 +81,9 @@ func Open(opts Options) (*Server, error) {
 		builds: make(map[string]*build), backlog: make(backlog), fresh: make(map[string]bool), waiting: list.New(), admission: newAdmission(), scripts: make(map[int64]*script), dirty: make(map[*build]bool),
 		releases: make(map[string]*release), uploaded: make(map[string]ReleaseFile), access: make(map[string]*accessToken), enrolTokens: make(map[string]*enrolToken)}
 	if err := s.open(); err != nil {
+		if s.store != nil {
+			s.store.pending = nil // nothing is written by a controller that does not start
+		}
 		return nil, errors.Join(err, s.release())
 	}
 	s.handler = s.routes()
@@ -111,17 +115,23 @@ func (s *Server) open() (err error) {
 			return err
 		}
 		path = filepath.Join(dir, databaseFile)
+		s.room = &room{dir: dir, log: s.log}
+		s.room.look(time.Now())
 	}
 	if s.token, err = operatorToken(s.opts.Dir); err != nil {
 		return err
 	}
 	if s.store, err = openStore(path, s.log); err != nil {
+		if full := storageError(s.opts.Dir, err); full != nil && path != "" {
+			return full
+		}
 		return damaged(path, fmt.Errorf("open the data base: %w", err))
 	}
+	s.store.room = s.room
 	if err := s.openVault(); err != nil {
 		return damaged(path, err)
 	}
-	return damaged(path, s.load(time.Now()))
+	return damaged(path, unreadable(s.load(time.Now())))
 }
 
 // BusyError says that another controller uses the data directory.
@@ -279,6 +289,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // expire applies every rule that depends on time.
 func (s *Server) expire(now time.Time) {
+	s.room.look(now)
 	s.lapse(now)
 	s.startDue(now)
 	s.store.sync()
@@ -300,7 +311,15 @@ func (s *Server) lapse(now time.Time) {
 	for b := range s.dirty {
 		s.save(b)
 	}
+	for _, a := range s.agents {
+		if a.saved.refused() {
+			s.saveAgent(a)
+		}
+	}
 	for _, c := range s.scripts {
+		if c.saved.refused() {
+			s.saveScript(c)
+		}
 		if c.Status == pipelinePending && c.given && now.Sub(c.since) > s.opts.ScriptWithin {
 			c.given = false
 			s.poke(s.agents[c.Agent])
@@ -405,7 +424,7 @@ func (s *Server) save(b *build) *ticket {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil {
-			s.log.Error("A build's state could not be written", "build", id, "err", err)
+			s.unwritten("A build's state could not be written", err, "build", id)
 		} else if b.lastSave == t {
 			delete(s.dirty, b)
 		}

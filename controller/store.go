@@ -41,6 +41,7 @@ type store struct {
 
 	lead     chan struct{}   // holds one token while somebody commits
 	lastLine map[int64]int64 // per build number, the last log line; used by the leader only
+	room     *room           // is told of every commit; nil in memory
 	fail     func() error    // for tests: an error here fails the commit
 }
 
@@ -68,7 +69,7 @@ func openFile(path string, log *slog.Logger) (*store, error) {
 	memory := path == ""
 	dsn := ":memory:"
 	if !memory {
-		dsn = fileURI(path) + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate"
+		dsn = fileURI(path) + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=journal_size_limit(67108864)&_pragma=synchronous(FULL)&_txlock=immediate"
 	}
 	st := &store{lead: make(chan struct{}, 1), lastLine: make(map[int64]int64)}
 	var err error
@@ -193,6 +194,7 @@ func (st *store) sync() {
 }
 
 func (st *store) commit(batch []*ticket) (err error) {
+	defer func() { err = st.room.note(err) }()
 	if st.fail != nil {
 		if err := st.fail(); err != nil {
 			return err

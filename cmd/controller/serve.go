@@ -113,8 +113,8 @@ func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o co
 	}
 	describe()
 	path := filepath.Join(o.Dir, endpointFile)
-	if err := writeEndpoint(path, at); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", endpointFile, err), listener.Close())
+	if err := writeEndpoint(path, at); err != nil { // a full disk: what is there can be read all the same
+		o.Log.Error("The file that says where the controller is could not be written: commands need --url", "url", at.URL, "err", err)
 	}
 	defer func() { _ = os.Remove(path) }()
 
