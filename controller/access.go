@@ -391,17 +391,14 @@ func (c caller) shown(a AgentInfo) AgentInfo {
 func (s *Server) accessRoutes(add func(pattern string, h http.HandlerFunc)) {
 	add("GET /audit", s.apiAudit)
 	add("GET /tokens", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Tokens(), nil) })
-	add("POST /tokens", func(w http.ResponseWriter, r *http.Request) {
-		var in NewAccessToken
-		if !apiRead(w, r, &in) {
-			return
-		}
+	type shownOnce struct {
+		Token string `json:"token"`
+		AccessToken
+	}
+	add("POST /tokens", act(func(r *http.Request, in NewAccessToken) (shownOnce, error) {
 		text, made, err := s.AddToken(in, callerOf(r).Name)
-		reply(w, struct {
-			Token string `json:"token"`
-			AccessToken
-		}{string(text), made}, err)
-	})
+		return shownOnce{string(text), made}, err
+	}))
 	add("DELETE /tokens/{id}", func(w http.ResponseWriter, r *http.Request) {
 		gone, err := s.RevokeToken(r.PathValue("id"))
 		reply(w, gone, err)

@@ -52,18 +52,17 @@ func (s *Server) CreateAgents(n NewAgent, count int) ([]wire.Identity, error) {
 }
 
 // apiNewAgents is POST /api/v1/agents/batch: many records at once.
-func (s *Server) apiNewAgents(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		NewAgent
-		Count int `json:"count"`
-	}
-	if !apiRead(w, r, &in) {
-		return
-	}
+func (s *Server) apiNewAgents(_ *http.Request, in newAgents) ([]map[string]string, error) {
 	ids, err := s.CreateAgents(in.NewAgent, in.Count)
 	list := make([]map[string]string, len(ids))
 	for i, id := range ids {
 		list[i] = map[string]string{"id": id.Agent, "project": id.Project, "secret": string(id.Secret)}
 	}
-	reply(w, list, err)
+	return list, err
+}
+
+// newAgents is the body of POST /api/v1/agents/batch.
+type newAgents struct {
+	NewAgent
+	Count int `json:"count"`
 }

@@ -323,17 +323,14 @@ func (s *Server) enrol(text, system, reinstall string) (record Agent, key string
 // enrolTokenRoutes adds the operator's calls about enrolment tokens.
 func (s *Server) enrolTokenRoutes(add func(pattern string, h http.HandlerFunc)) {
 	add("GET /enroll-tokens", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.EnrolTokens(), nil) })
-	add("POST /enroll-tokens", func(w http.ResponseWriter, r *http.Request) {
-		var in NewEnrolToken
-		if !apiRead(w, r, &in) {
-			return
-		}
+	type shownOnce struct {
+		Token string `json:"token"`
+		EnrolTokenInfo
+	}
+	add("POST /enroll-tokens", act(func(r *http.Request, in NewEnrolToken) (shownOnce, error) {
 		text, made, err := s.AddEnrolToken(in, callerOf(r).Name)
-		reply(w, struct {
-			Token string `json:"token"`
-			EnrolTokenInfo
-		}{string(text), made}, err)
-	})
+		return shownOnce{string(text), made}, err
+	}))
 	add("DELETE /enroll-tokens/{id}", func(w http.ResponseWriter, r *http.Request) {
 		gone, err := s.RevokeEnrolToken(r.PathValue("id"))
 		reply(w, gone, err)

@@ -17,15 +17,15 @@ func (s *Server) operatorRoutes(mux *http.ServeMux) {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /version":              s.apiVersion,
 		"GET /agents":               s.apiAgents,
-		"POST /agents":              s.apiNewAgent,
-		"POST /agents/batch":        s.apiNewAgents,
+		"POST /agents":              act(s.apiNewAgent),
+		"POST /agents/batch":        act(s.apiNewAgents),
 		"GET /agents/{id}":          s.apiAgent,
-		"PATCH /agents/{id}":        s.apiChangeAgent,
+		"PATCH /agents/{id}":        act(s.apiChangeAgent),
 		"DELETE /agents/{id}":       s.apiDeleteAgent,
 		"GET /agents/{id}/metrics":  s.apiMetrics,
-		"POST /agents/{id}/scripts": s.apiNewScript,
+		"POST /agents/{id}/scripts": act(s.apiNewScript),
 		"GET /scripts/{id}":         s.apiScript,
-		"POST /builds":              s.apiSubmit,
+		"POST /builds":              act(s.apiSubmit),
 		"GET /builds":               s.apiBuilds,
 		"GET /builds/{id}":          s.apiBuild,
 		"POST /builds/{id}/cancel":  s.apiCancel,
@@ -126,13 +126,9 @@ func (s *Server) apiVersion(w http.ResponseWriter, _ *http.Request) {
 	reply(w, map[string]string{"version": s.opts.Version}, nil)
 }
 
-func (s *Server) apiNewAgent(w http.ResponseWriter, r *http.Request) {
-	var in NewAgent
-	if !apiRead(w, r, &in) {
-		return
-	}
+func (s *Server) apiNewAgent(_ *http.Request, in NewAgent) (map[string]string, error) {
 	id, err := s.CreateAgent(in)
-	reply(w, map[string]string{"id": id.Agent, "project": id.Project, "secret": string(id.Secret)}, err)
+	return map[string]string{"id": id.Agent, "project": id.Project, "secret": string(id.Secret)}, err
 }
 
 func (s *Server) apiAgents(w http.ResponseWriter, r *http.Request) {
@@ -148,12 +144,8 @@ func (s *Server) apiAgent(w http.ResponseWriter, r *http.Request) {
 	reply(w, callerOf(r).shown(a), err)
 }
 
-func (s *Server) apiChangeAgent(w http.ResponseWriter, r *http.Request) {
-	var in AgentChange
-	if apiRead(w, r, &in) {
-		a, err := s.ChangeAgent(r.PathValue("id"), in)
-		reply(w, a, err)
-	}
+func (s *Server) apiChangeAgent(r *http.Request, in AgentChange) (AgentInfo, error) {
+	return s.ChangeAgent(r.PathValue("id"), in)
 }
 
 func (s *Server) apiDeleteAgent(w http.ResponseWriter, r *http.Request) {
@@ -173,14 +165,13 @@ func (s *Server) apiMetrics(w http.ResponseWriter, r *http.Request) {
 	reply(w, sample, nil)
 }
 
-func (s *Server) apiNewScript(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Command string `json:"command"`
-	}
-	if apiRead(w, r, &in) {
-		c, err := s.QueueScript(r.PathValue("id"), in.Command)
-		reply(w, c, err)
-	}
+// newScript is the body of POST /api/v1/agents/{id}/scripts.
+type newScript struct {
+	Command string `json:"command"`
+}
+
+func (s *Server) apiNewScript(r *http.Request, in newScript) (Script, error) {
+	return s.QueueScript(r.PathValue("id"), in.Command)
 }
 
 // apiScript is GET /api/v1/scripts/{id}[?wait=SECONDS]: it waits for the end, if asked, at most a minute.
@@ -212,15 +203,14 @@ func (s *Server) apiScript(w http.ResponseWriter, r *http.Request) {
 	reply(w, found, err)
 }
 
-func (s *Server) apiSubmit(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Project string `json:"project"`
-		Spec    Spec   `json:"spec"`
-	}
-	if apiRead(w, r, &in) {
-		b, err := s.Submit(in.Project, in.Spec)
-		reply(w, b, err)
-	}
+// newBuild is the body of POST /api/v1/builds.
+type newBuild struct {
+	Project string `json:"project"`
+	Spec    Spec   `json:"spec"`
+}
+
+func (s *Server) apiSubmit(_ *http.Request, in newBuild) (Build, error) {
+	return s.Submit(in.Project, in.Spec)
 }
 
 // apiBuilds is GET /api/v1/builds[?limit=N&before=NUMBER&active=true], the newest first.

@@ -382,24 +382,12 @@ func (s *Server) upgradeRoutes(add func(pattern string, h http.HandlerFunc)) {
 		reply(w, object, err)
 	})
 	add("GET /releases", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Releases(), nil) })
-	add("POST /releases", func(w http.ResponseWriter, r *http.Request) {
-		var in NewRelease
-		if apiRead(w, r, &in) {
-			made, err := s.AddRelease(in)
-			reply(w, made, err)
-		}
-	})
+	add("POST /releases", act(func(_ *http.Request, in NewRelease) (Release, error) { return s.AddRelease(in) }))
 	add("DELETE /releases/{version}", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, struct{}{}, s.RemoveRelease(r.PathValue("version")))
 	})
 	add("GET /rollouts", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Rollouts(), nil) })
-	add("POST /rollouts", func(w http.ResponseWriter, r *http.Request) {
-		var in Offer
-		if apiRead(w, r, &in) {
-			info, err := s.Offer(in)
-			reply(w, info, err)
-		}
-	})
+	add("POST /rollouts", act(func(_ *http.Request, in Offer) (RolloutInfo, error) { return s.Offer(in) }))
 	add("GET /rollouts/{id}", func(w http.ResponseWriter, r *http.Request) {
 		info, err := s.FindRollout(rolloutID(r))
 		reply(w, info, err)
@@ -408,24 +396,14 @@ func (s *Server) upgradeRoutes(add func(pattern string, h http.HandlerFunc)) {
 		info, err := s.Pause(rolloutID(r))
 		reply(w, info, err)
 	})
-	add("POST /rollouts/{id}/resume", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Retry bool `json:"retry"`
-		}
-		if apiRead(w, r, &in) {
-			info, err := s.Resume(rolloutID(r), in.Retry)
-			reply(w, info, err)
-		}
-	})
-	add("POST /rollouts/{id}/rollback", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Version string `json:"version"`
-		}
-		if apiRead(w, r, &in) {
-			info, err := s.RollBack(rolloutID(r), in.Version)
-			reply(w, info, err)
-		}
-	})
+	type resumption struct {
+		Retry bool `json:"retry"`
+	}
+	add("POST /rollouts/{id}/resume", act(func(r *http.Request, in resumption) (RolloutInfo, error) { return s.Resume(rolloutID(r), in.Retry) }))
+	type wayBack struct {
+		Version string `json:"version"`
+	}
+	add("POST /rollouts/{id}/rollback", act(func(r *http.Request, in wayBack) (RolloutInfo, error) { return s.RollBack(rolloutID(r), in.Version) }))
 }
 
 // rolloutID is the number in a path; 0, which no rollout has, when it is none.
