@@ -206,7 +206,7 @@ func (e Enrolment) link(ctx context.Context) (link, error) {
 	req.Header.Set(wire.HeaderInstallToken, string(e.Token))
 	resp, err := e.HTTP.Do(req)
 	if err != nil {
-		return link{}, withoutAddress(err)
+		return link{}, unreached(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	script, err := io.ReadAll(io.LimitReader(resp.Body, maxScript))
@@ -247,7 +247,7 @@ func readScript(script string) (link, error) {
 func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, err error) {
 	address, err := url.Parse(l.address)
 	if err != nil {
-		return nil, nil, fmt.Errorf("address of the package: %w", withoutAddress(err))
+		return nil, nil, fmt.Errorf("address of the package: %w", unreached(err))
 	}
 	if base, _ := url.Parse(wire.BaseURL(e.Gateway)); base == nil || base.Scheme == "https" && address.Scheme != "https" {
 		return nil, nil, errors.New("the server wants the package fetched over http after https")
@@ -265,7 +265,7 @@ func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, 
 	req.Header.Set(wire.HeaderProject, l.project)
 	resp, err := e.HTTP.Do(req)
 	if err != nil {
-		return nil, nil, withoutAddress(err)
+		return nil, nil, unreached(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -289,15 +289,6 @@ func (e Enrolment) fetch(ctx context.Context, l link) (properties, cert []byte, 
 		return nil, nil, fmt.Errorf("longer than %d bytes", int64(maxPackage))
 	}
 	return readPackage(file, size)
-}
-
-// withoutAddress drops what net/http repeats in every error: the address of a package may hold the key to it.
-func withoutAddress(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
 }
 
 // readPackage takes .agent.properties and .cert out of an agent package (protocol §5.4).

@@ -43,7 +43,7 @@ type Build struct {
 	Project         string            `json:"project"`
 	Pipeline        string            `json:"pipeline"`
 	State           State             `json:"state"`
-	Message         string            `json:"message,omitempty"` // why it failed, for people
+	Message         string            `json:"message,omitempty"` // why it failed, or waits, for people
 	Labels          []string          `json:"labels,omitempty"`  // wanted of the agent
 	Agent           string            `json:"agent,omitempty"`
 	AgentHost       string            `json:"agentHost,omitempty"`

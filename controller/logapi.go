@@ -169,7 +169,7 @@ func (s *Server) buildLog(w http.ResponseWriter, r *http.Request) {
 	last := ""
 	for {
 		s.mu.Lock()
-		view, changed := b.view(), b.changed
+		view, changed := s.seen(b), b.changed
 		s.mu.Unlock()
 		for {
 			lines, err := s.store.readLog(b.Number, after, logPage)

@@ -280,7 +280,7 @@ func (s *Server) pageBuild(w http.ResponseWriter, r *http.Request) {
 	}
 	lines, err := s.store.lineCount(b.Number)
 	s.mu.Lock()
-	view, spec := b.view(), b.spec
+	view, spec := s.seen(b), b.spec
 	s.mu.Unlock()
 	shown := map[string]any{"build": view, "lines": lines, "now": millis(time.Now())}
 	if callerOf(r).Role.may(RoleOperator) {

@@ -325,7 +325,7 @@ func (s *Server) FindBuild(id string) (Build, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return b.view(), nil
+	return s.seen(b), nil
 }
 
 // Builds lists builds, the newest first: at most limit, with numbers below before (0 is no bound), only active ones

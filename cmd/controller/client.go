@@ -26,6 +26,7 @@ type api struct {
 	pin   string // fingerprint of the certificate that machines must pin; "" when they need not
 	token wire.Secret
 	http  *http.Client
+	data  string // the data directory, when it was named and says where the controller is
 }
 
 // apiError is an answer that is not 200.
@@ -54,8 +55,9 @@ func (e *apiError) Hint() string {
 
 // downError says that nobody answers.
 type downError struct {
-	url string
-	err error
+	url  string
+	data string // the directory that was named, "" for the default
+	err  error
 }
 
 // Error names the address.
@@ -65,7 +67,35 @@ func (e *downError) Error() string { return fmt.Sprintf("no controller at %s: %v
 func (e *downError) Unwrap() error { return e.err }
 
 // Hint says how to get one.
-func (e *downError) Hint() string { return "start one with: devopsController serve" }
+func (e *downError) Hint() string { return "start one with: " + serveLine(e.data) }
+
+// serveLine starts the controller of a data directory, that of the default when it is "".
+func serveLine(data string) string {
+	if data == "" {
+		return "devopsController serve"
+	}
+	return commandLine([]string{"devopsController", "serve", "--data", data})
+}
+
+// tokenError: the file with the token that is to be used cannot be read.
+type tokenError struct {
+	err  error
+	made bool // it is the one that the controller makes
+}
+
+// Error names the file.
+func (e *tokenError) Error() string { return fmt.Sprintf("read the operator's token: %v", e.err) }
+
+// Unwrap returns the cause.
+func (e *tokenError) Unwrap() error { return e.err }
+
+// Hint says where it comes from.
+func (e *tokenError) Hint() string {
+	if e.made && errors.Is(e.err, fs.ErrNotExist) {
+		return "the controller makes it when it starts: end it and start it again"
+	}
+	return ""
+}
 
 // open finds the controller: by --url, or by the endpoint file of the data directory.
 func (f *flags) open() (*api, error) {
@@ -76,12 +106,12 @@ func (f *flags) open() (*api, error) {
 		at, err := readEndpoint(f.dir())
 		var unread *fs.PathError
 		if errors.As(err, &unread) {
-			return nil, &downError{url: f.dir(), err: err}
+			return nil, &downError{url: f.dir(), data: f.data, err: err}
 		}
 		if err != nil {
 			return nil, err
 		}
-		c.base = at.URL
+		c.base, c.data = at.URL, f.data
 		if pin == "" {
 			pin = at.SHA256
 		}
@@ -106,7 +136,7 @@ func (f *flags) open() (*api, error) {
 	}
 	token, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the operator's token: %w", err)
+		return nil, &tokenError{err: err, made: f.tokenFile == ""}
 	}
 	c.token = wire.Secret(strings.TrimSpace(string(token)))
 	return c, nil
@@ -146,7 +176,7 @@ func (c *api) send(ctx context.Context, method, path string, body io.Reader) (*h
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			err = syscall.ECONNREFUSED
 		}
-		return nil, &downError{url: c.base, err: err}
+		return nil, &downError{url: c.base, data: c.data, err: err}
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer func() { _ = resp.Body.Close() }()

@@ -120,7 +120,7 @@ func restoreCommand(f *flags) *cobra.Command {
 			if done.Rollouts > 0 {
 				text += fmt.Sprintf("%d rollouts are paused: devopsController upgrade status, then upgrade resume\n", done.Rollouts)
 			}
-			_, err = io.WriteString(f.out, text+"start it with: devopsController serve\n")
+			_, err = io.WriteString(f.out, text+"start it with: "+serveLine(f.data)+"\n")
 			return err
 		},
 	}

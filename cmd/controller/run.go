@@ -321,6 +321,8 @@ func (p *progress) show(e event) error {
 	case b.State == controller.Queued && p.agent:
 		p.say("back in the queue")
 		p.agent = false
+	case b.State == controller.Queued && b.Message != "":
+		p.say("%s", plainLine(b.Message))
 	case b.State == controller.Handed && !p.agent:
 		p.say("handed to %s", where(b))
 		p.agent = true

@@ -103,7 +103,7 @@ func (f *flags) serve(ctx context.Context, listen string, secure *tlsFlags, o co
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return &listenError{err}
 	}
 	at := endpoint{URL: localURL(listener.Addr(), cert != nil), PID: os.Getpid()}
 	describe := func() {

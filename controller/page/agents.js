@@ -61,8 +61,10 @@ export function list(root, app) {
 				if (columns[i][1] && columns[i][1] === sort) th.setAttribute("aria-sort", down ? "descending" : "ascending");
 				else th.removeAttribute("aria-sort");
 			});
-			sync(list.body, s.agents, (a) => a.id, (a) => list.row([
-				[el("a", { href: "#/agents/" + encodeURIComponent(a.id) }, a.hostName || a.id), " ", labels(a.labels)],
+			const names = s.agents.map((a) => a.hostName);
+			const namesake = (a) => a.hostName && names.indexOf(a.hostName) !== names.lastIndexOf(a.hostName);
+			sync(list.body, s.agents.map((a) => ({ ...a, namesake: namesake(a) })), (a) => a.id, (a) => list.row([
+				[el("a", { href: "#/agents/" + encodeURIComponent(a.id) }, a.hostName || a.id, a.namesake ? [" ", el("small", null, a.id)] : ""), " ", labels(a.labels)],
 				state(a.status), a.agentVersion || "", a.system, load(a), ago(a.seenAt),
 				a.upgrade ? [el("a", { href: "#/upgrades/" + a.upgrade.rollout }, a.upgrade.version), " ", state(a.upgrade.state)] : ""]));
 			if (s.total) start.replaceChildren();
