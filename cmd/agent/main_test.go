@@ -335,6 +335,16 @@ func installer(t *testing.T, token string) *httptest.Server {
 	return s
 }
 
+// equipped is a home with a worker: without one, enroll says that builds need it.
+func equipped(t *testing.T) string {
+	t.Helper()
+	home := t.TempDir()
+	if err := os.WriteFile(filepath.Join(home, "worker-agent.jar"), []byte("jar"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return home
+}
+
 // TestEnroll: the token by each of its ways, and what is said without one.
 func TestEnroll(t *testing.T) {
 	const token = "t0ken-of-a-batch"
@@ -354,7 +364,7 @@ func TestEnroll(t *testing.T) {
 		"dash":           {args: []string{"--token-file", "-"}, stdin: token, env: []string{"DEVOPS_AGENT_TOKEN=another"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			home := t.TempDir()
+			home := equipped(t)
 			args := append([]string{"enroll", "--home", home, "--gateway", s.URL}, tc.args...)
 			if got := call(t, tc.stdin, tc.env, args...); got != (result{0, "enrolled as agt-1\n", ""}) {
 				t.Fatalf("%+v", got)
@@ -369,7 +379,7 @@ func TestEnroll(t *testing.T) {
 		})
 	}
 	t.Run("agent.toml", func(t *testing.T) {
-		home := t.TempDir()
+		home := equipped(t)
 		text := fmt.Sprintf("[enroll]\ngateway = %q\ntoken_file = %q\n", s.URL, file)
 		if err := os.WriteFile(filepath.Join(home, "agent.toml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
