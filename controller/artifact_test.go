@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -579,6 +580,94 @@ func TestArtifactsForPeople(t *testing.T) {
 	}
 	if code, text := w.as(reader, "GET", path+"/app", nil); code != 404 || !strings.Contains(text, "was removed") {
 		t.Errorf("%d %s", code, text)
+	}
+}
+
+// TestAFullDiskFailsTheStep: the worker hears what is wrong with the controller's disk, also when it is still sending, and
+// does not try again; what was written goes.
+func TestAFullDiskFailsTheStep(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a system where a folder that is in use can be removed")
+	}
+	o := onDisk(t)
+	w := serve(t, o)
+	m := w.imported(NewAgent{})
+	w.submit(Spec{Steps: []Step{{Script: "x"}}, Artifacts: []ArtifactSpec{{Name: "app", Paths: globs{"x"}}}})
+	n := m.native(w.handed(m))
+	task := n.done(n.next(), true)
+	store := filepath.Join(o.Dir, "files", artifactBlobs)
+	if err := os.RemoveAll(store); err != nil {
+		t.Fatal(err)
+	}
+	var status *wire.StatusError
+	_, err := n.store(task, bytes.Repeat([]byte("x"), 5<<20)) // more than net/http reads of what nobody wants
+	if !errors.As(err, &status) || status.HTTP != http.StatusInsufficientStorage || !strings.Contains(status.Message, "the controller cannot store it") {
+		t.Errorf("%v", err)
+	}
+	if used := w.server.artifacts.used(); used != 0 {
+		t.Errorf("%d bytes are taken", used)
+	}
+}
+
+// TestABrokenTransferLeavesNothing: a worker that vanishes while it sends leaves no file, and takes no room.
+func TestABrokenTransferLeavesNothing(t *testing.T) {
+	o := onDisk(t)
+	w := serve(t, o)
+	m := w.imported(NewAgent{})
+	w.submit(Spec{Steps: []Step{{Script: "x"}}, Artifacts: []ArtifactSpec{{Name: "app", Paths: globs{"x"}}}})
+	n := m.native(w.handed(m))
+	task := n.done(n.next(), true)
+	data := bytes.Repeat([]byte("x"), 1<<20)
+	offer := wire.ArtifactOffer{TaskID: *task.TaskID, Name: "app", SHA256: sha256Of(data), Size: int64(len(data)), Bytes: 1, Entries: 1}
+	if _, err := n.OfferArtifact(t.Context(), offer); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cut := context.WithCancel(t.Context())
+	half := io.MultiReader(bytes.NewReader(data[:1<<19]), readerFunc(func([]byte) (int, error) { cut(); <-ctx.Done(); return 0, ctx.Err() }))
+	if err := n.SendArtifact(ctx, offer.SHA256, offer.Size, half); err == nil {
+		t.Error("half an archive is taken for a whole one")
+	}
+	deadline := time.After(20 * time.Second)
+	for len(stored(o.Dir)) > 0 || w.server.artifacts.used() > 0 { // the controller notices by and by
+		select {
+		case <-deadline:
+			t.Fatalf("left: %q, %d bytes", stored(o.Dir), w.server.artifacts.used())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if sent, err := n.store(task, data); err != nil || !sent {
+		t.Errorf("the next attempt: %t %v", sent, err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestArtifactsInABackup: they are part of one with files; after one without, what is missing is said.
+func TestArtifactsInABackup(t *testing.T) {
+	o := onDisk(t)
+	w := serve(t, o)
+	b, _ := w.saved(w.imported(NewAgent{}), "", []byte("one"))
+	for files, faults := range map[bool]int{true: 0, false: 1} {
+		dir := t.TempDir()
+		restored(t, backupOf(t, w.server, files), dir, RestoreOptions{})
+		report, err := Check(t.Context(), dir)
+		if err != nil || len(report.Faults) != faults {
+			t.Errorf("files %t: %+v %v", files, report.Faults, err)
+		}
+		s := reopened(t, dir)
+		_, a, err := s.findArtifact(b.ID, "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.artifacts.open(a.SHA256)
+		if files == errors.Is(err, ErrNotFound) {
+			t.Errorf("files %t: %v", files, err)
+		}
+		if err == nil {
+			_ = f.Close()
+		}
 	}
 }
 

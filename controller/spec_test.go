@@ -99,7 +99,7 @@ func FuzzRequestBodies(f *testing.F) {
 		{"POST", buildPrefix + "/worker/complete"}, {"POST", buildPrefix + "/worker/end"}, {"POST", buildPrefix + "/worker/heartbeat/v1"},
 		{"POST", buildPrefix + "/worker/submit_error"}, {"POST", buildPrefix + "/logs/multi"}, {"POST", buildPrefix + "/logs"},
 		{"POST", "/api/v1/builds"}, {"POST", "/api/v1/agents"}, {"POST", "/api/v1/rollouts"}, {"POST", "/api/v1/releases"},
-		{"POST", "/session"},
+		{"POST", "/session"}, {"POST", buildPrefix + "/worker/artifacts"},
 	}
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
 		c := calls[int(which)%len(calls)]

@@ -171,6 +171,7 @@ func TestArtifactSurvivesKills(t *testing.T) {
 		}
 		return false
 	}
+	kills := 0
 	for range 3 {
 		if !lab.Eventually(2*time.Minute, func() bool { return partial() || buildOver(c, id) }) {
 			t.Fatalf("nothing is being sent: %s\n%s", c.Log(), home.Log())
@@ -180,6 +181,10 @@ func TestArtifactSurvivesKills(t *testing.T) {
 		}
 		c.Kill()
 		c.Start()
+		kills++
+	}
+	if kills == 0 {
+		t.Error("the controller was never killed while it got an archive")
 	}
 	if b := c.Over(4*time.Minute, id); b.State != "succeeded" {
 		out, _ := c.Run("", "logs", id)
