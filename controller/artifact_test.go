@@ -472,6 +472,10 @@ func TestArtifactsAreRemoved(t *testing.T) {
 	if err := w.server.prune(t.Context(), time.Now()); err != nil || len(stored(o.Dir)) != 2 {
 		t.Errorf("%v %q", err, stored(o.Dir))
 	}
+	nobody := func() (bool, error) { return false, nil }
+	if err := w.server.artifacts.drop(offer.SHA256, time.Now(), nobody); err != nil || len(stored(o.Dir)) != 2 {
+		t.Errorf("%v %q", err, stored(o.Dir))
+	}
 	if is, err := n.OfferArtifact(t.Context(), offer); err != nil || !is {
 		t.Errorf("%t %v", is, err)
 	}
@@ -489,6 +493,20 @@ func TestArtifactsAreRemoved(t *testing.T) {
 	}
 	if got := stored(o.Dir); len(got) != 0 || w.count(`SELECT count(*) FROM artifact`) != 0 || w.server.artifacts.used() != 0 {
 		t.Errorf("%q, %d bytes", got, w.server.artifacts.used())
+	}
+}
+
+// TestArtifactsGoWithTheirBuilds when nothing else removes them.
+func TestArtifactsGoWithTheirBuilds(t *testing.T) {
+	o := onDisk(t)
+	o.KeepBuilds = 96 * time.Hour
+	w := serve(t, o)
+	w.saved(w.imported(NewAgent{}), "", []byte("one"))
+	if err := w.server.prune(t.Context(), time.Now().Add(95*time.Hour)); err != nil || len(stored(o.Dir)) != 1 {
+		t.Errorf("%v %q", err, stored(o.Dir))
+	}
+	if err := w.server.prune(t.Context(), time.Now().Add(97*time.Hour)); err != nil || len(stored(o.Dir)) != 0 || w.count(`SELECT count(*) FROM artifact`) != 0 {
+		t.Errorf("%v %q", err, stored(o.Dir))
 	}
 }
 
