@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,6 +120,7 @@ func migrate(db *sql.DB, path string, steps []step, now time.Time, log *slog.Log
 		if err := copyDatabase(context.Background(), db, kept); err != nil {
 			return fmt.Errorf("keep a copy before version %d: %w", from+1, err)
 		}
+		dropCopies(fmt.Sprintf("%s.v%d-", path, from))
 	}
 	for i := from; i < len(steps); i++ {
 		if err := migrateTo(db, i+1, steps[i]); err != nil {
@@ -132,6 +134,28 @@ func migrate(db *sql.DB, path string, steps []step, now time.Time, log *slog.Log
 		log.Info("The data base was brought to a new version", "from", from, "version", len(steps), "copy", kept)
 	}
 	return nil
+}
+
+// keptCopies is how many copies of one version stay: a controller that is killed again and again before its first step makes one
+// each time.
+const keptCopies = 2
+
+// dropCopies removes the oldest copies whose names begin with prefix, and end with Unix seconds.
+func dropCopies(prefix string) {
+	entries, err := os.ReadDir(filepath.Dir(prefix))
+	if err != nil {
+		return
+	}
+	var copies []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(prefix)) {
+			copies = append(copies, e.Name())
+		}
+	}
+	slices.Sort(copies)
+	for _, old := range copies[:max(0, len(copies)-keptCopies)] {
+		_ = os.Remove(filepath.Join(filepath.Dir(prefix), old))
+	}
 }
 
 func migrateTo(db *sql.DB, version int, s step) error {
