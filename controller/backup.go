@@ -501,16 +501,21 @@ func (s *Server) backUp(ctx context.Context, dir string, now time.Time) error {
 	if err := roomFor(dir, uint64(size.File)*3/2); err != nil {
 		return err
 	}
-	file := filepath.Join(dir, "controller-"+now.UTC().Format("20060102T150405Z")+backupSuffix)
+	file := filepath.Join(dir, backupName(now))
 	if _, err := SaveBackup(file, func(w io.Writer) error { return s.Backup(ctx, w, false, nil) }); err != nil {
 		return err
 	}
 	s.log.Info("A backup was made", "path", file)
-	all := backupFiles(dir)
+	all := byAge(backupFiles(dir), now)
 	for _, old := range all[:max(0, len(all)-s.opts.BackupKeep)] {
 		_ = os.Remove(old)
 	}
 	return nil
+}
+
+// backupName names a backup that the controller makes by itself: names sort as times do.
+func backupName(now time.Time) string {
+	return "controller-" + now.UTC().Format("20060102T150405Z") + backupSuffix
 }
 
 // backupFiles lists the backups in a folder, the oldest first.
@@ -522,7 +527,7 @@ func backupFiles(dir string) []string {
 
 // newestBackup is the newest backup that the controller of a data directory made by itself, "" when there is none.
 func newestBackup(dir string) (file string, at time.Time) {
-	all := backupFiles(filepath.Join(dir, backupsDir))
+	all := byAge(backupFiles(filepath.Join(dir, backupsDir)), time.Now())
 	if len(all) == 0 {
 		return "", time.Time{}
 	}

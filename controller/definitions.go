@@ -285,10 +285,8 @@ func (d *definition) read() error {
 // plan sets when a schedule comes next.
 func (d *definition) plan(now time.Time) {
 	d.NextAt = 0
-	for _, table := range d.tables {
-		if at := table.next(now); !at.IsZero() && (d.NextAt == 0 || millis(at) < d.NextAt) {
-			d.NextAt = millis(at)
-		}
+	if at := d.nextAfter(now); !at.IsZero() {
+		d.NextAt = millis(at)
 	}
 }
 
@@ -472,6 +470,7 @@ func (s *Server) due(now time.Time) (list []*definition) {
 // startDue starts what is due. The run and the next time are on disk together, so that a controller that is killed
 // starts it once.
 func (s *Server) startDue(now time.Time) {
+	s.replan(now)
 	for _, d := range s.due(now) {
 		s.mu.Lock()
 		next := *d

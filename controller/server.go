@@ -69,6 +69,7 @@ type Server struct {
 	lastAudit   int64
 	vault       vault
 	definitions map[definitionKey]*definition
+	replanned   time.Time     // when schedules were last looked at for a clock that was set back
 	hooks       chan struct{} // holds one token while a delivery is looked at
 	secrets     map[secretKey]*secret
 }
