@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plays FLEET simulated agents (10,000 unless told otherwise) against the controller in bin/ and writes docs/fleetsim.md and its
-# drawings. Called by "make bench-fleet", which builds the programs first. 10,000 agents take about 15 minutes, 1,000 about 6.
+# drawings. Called by "make bench-fleet", which builds the programs first. 10,000 agents take about 20 minutes, 1,000 about 10.
 # PROFILES=idle-wait,restart plays only these and writes no page; a quiet machine gives better figures.
 set -euo pipefail
 cd "$(dirname "$0")/.."
