@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,7 +73,8 @@ func newFleet(ctx context.Context, o options, name string, args ...string) (f *f
 	return f, nil
 }
 
-// begin starts all agents, spread over the ramp, and returns when all have been accepted.
+// begin starts all agents, spread over the ramp, and returns when all have been accepted. From then on the simulator collects
+// no garbage, until end: on machines of their own, agents would not stop all at once for it.
 func (f *fleet) begin(ctx context.Context, how manner) error {
 	ctx, f.stop = context.WithCancel(ctx)
 	spread := rand.New(rand.NewPCG(f.seed, 1<<40))
@@ -88,6 +90,8 @@ func (f *fleet) begin(ctx context.Context, how manner) error {
 			return fmt.Errorf("%d of %d agents were accepted within %v", f.started.Load(), len(f.agents), f.ramp+2*time.Minute)
 		}
 	}
+	settle()
+	debug.SetGCPercent(-1)
 	return nil
 }
 
@@ -97,6 +101,7 @@ func (f *fleet) end() error {
 		f.stop()
 	}
 	f.all.Wait()
+	debug.SetGCPercent(ownGarbage)
 	return f.server.kill()
 }
 
@@ -293,5 +298,5 @@ func (f *fleet) faults(t *tally) []string {
 	return append(list, f.wrong...)
 }
 
-// settle gives the garbage of the last profile back, so that profiles do not disturb each other.
+// settle gives the garbage of what was before back, so that it does not disturb what comes.
 func settle() { runtime.GC() }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shirou/gopsutil/v4/mem"
 	"github.com/spf13/cobra"
 
 	"github.com/devops-agent/devops-agent/agent/metrics"
@@ -73,7 +74,7 @@ func command(out io.Writer) *cobra.Command {
 	return cmd
 }
 
-// ownGarbage is the simulator's GOGC: it shares the processors with the controller, and memory is there.
+// ownGarbage is the simulator's GOGC while agents start. It shares the processors with the controller, and memory is there.
 const ownGarbage = 800
 
 // play runs the profiles and fails when one was not served correctly. Speed is reported, and no reason to fail.
@@ -114,6 +115,9 @@ func (o options) play(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(ownGarbage))
+	if memory, err := mem.VirtualMemoryWithContext(ctx); err == nil { // no profile comes near, in which nothing is collected
+		defer debug.SetMemoryLimit(debug.SetMemoryLimit(int64(memory.Available / 2)))
+	}
 	lines := about(ctx, o.program, loadNow(ctx))
 	var results []*result
 	var failed []string

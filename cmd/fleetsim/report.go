@@ -20,7 +20,8 @@ import (
 func page(o options, about []string, results []*result) string {
 	var b strings.Builder
 	b.WriteString("# A simulated fleet\n\nWritten by `make bench-fleet`; do not edit. One controller and a simulator on one machine share its cores: what the agents cost is in the\n" +
-		"figures. Agents have the client and the pacing of the real one, a connection each, and no processes; they start evenly over whole rounds of\n" +
+		"figures. Agents have the client and the pacing of the real one, a connection each, and no processes. The simulator collects its\n" +
+		"garbage before a measurement, and not during one. Agents start evenly over whole rounds of\n" +
 		"30 s, as machines do that have nothing to do with each other. Held answers count without the time for which the agent asked them to be held.\n" +
 		"What is wanted is that of design §12, for 10,000 agents and in proportion for others; builds, memory and p99 as they are. What else the machine\n" +
 		"did meanwhile is said with each profile.\n\n| | |\n|---|---|\n")
