@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -83,6 +84,61 @@ func TestRoomIsKeptForWhatComes(t *testing.T) {
 	for limit, want := range map[int64]int64{0: 64 << 20, 100 << 20: 10 << 20, 640 << 20: 64 << 20, 10 << 30: 64 << 20} {
 		if got := (Options{KeepBytes: limit}).spareBytes(); got != want {
 			t.Errorf("of %d bytes: %d, not %d", limit, got, want)
+		}
+	}
+}
+
+// TestOnlyWhatIsSpareIsGivenBack: free pages stay in the data base as long as they are no more than may be spare.
+func TestOnlyWhatIsSpareIsGivenBack(t *testing.T) {
+	w := serve(t, Options{Dir: t.TempDir(), KeepBuilds: time.Hour})
+	w.endedBuild(50, time.Now().Add(-2*time.Hour))
+	if err := w.server.prune(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	size := func() Size {
+		t.Helper()
+		size, err := w.server.store.size()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return size
+	}
+	before := size()
+	free := before.File - before.Used
+	if free == 0 {
+		t.Fatal("nothing is free after a build with a log was removed")
+	}
+	if err := w.server.giveBack(t.Context(), free); err != nil {
+		t.Fatal(err)
+	}
+	if got := size(); got != before {
+		t.Errorf("%+v, and %d bytes may be spare: now %+v", before, free, got)
+	}
+	if err := w.server.giveBack(t.Context(), free-1); err != nil {
+		t.Fatal(err)
+	}
+	if got := size(); got.File >= before.File {
+		t.Errorf("%+v, and one byte less than is free may be spare: now %+v", before, got)
+	}
+}
+
+// TestRetentionGoesOn: it looks around again and again, not once.
+func TestRetentionGoesOn(t *testing.T) {
+	w := serve(t, Options{Dir: t.TempDir(), KeepBuilds: time.Hour, KeepEvery: 5 * time.Millisecond})
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(time.Minute)
+	for round := range 3 {
+		b := w.endedBuild(1, time.Now().Add(-2*time.Hour))
+		for {
+			if _, err := w.server.FindBuild(b.ID); errors.Is(err, ErrNotFound) {
+				break
+			}
+			select {
+			case <-tick.C:
+			case <-deadline:
+				t.Fatalf("build %d of round %d is still there", b.Number, round)
+			}
 		}
 	}
 }
