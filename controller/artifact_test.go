@@ -231,6 +231,7 @@ func TestArtifactsGoFromJobToJob(t *testing.T) {
 	o := onDisk(t)
 	w := serve(t, o)
 	m := w.imported(NewAgent{})
+	w.saved(m, "", []byte("secret"))
 	r := w.submitRun(producing + "      make\n    steps: [{script: x}]\n")
 	for _, data := range []string{"first", "second"} {
 		n := m.native(w.handed(m))
