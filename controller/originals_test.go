@@ -197,3 +197,97 @@ func TestOverloadAndOriginals(t *testing.T) {
 		}
 	})
 }
+
+// TestOriginalsAreToldNothingNew: with everything in use that BK-CI does not have (labels, roles, rollouts, runs, secrets), the answers to
+// the calls of both generations and of a worker have the members that the protocol names, all of them, and no others.
+func TestOriginalsAreToldNothingNew(t *testing.T) {
+	w := serve(t, Options{Dir: t.TempDir(), AskSpacing: time.Nanosecond, StatusSpacing: time.Nanosecond, HeartbeatSpacing: time.Nanosecond, PipelineSpacing: time.Nanosecond})
+	m := w.machine(NewAgent{Labels: []string{"gpu"}})
+	o := newOriginal(t, w.http, w.url, m.id)
+	const env, disp = "/ms/environment" + agentPrefix, "/ms/dispatch" + agentPrefix
+	members := func(what string, data []byte, want string) {
+		t.Helper()
+		var got map[string]json.RawMessage
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Errorf("%s: %v in %s", what, err, data)
+			return
+		}
+		for _, name := range strings.Fields(want) {
+			name, may := strings.CutSuffix(name, "?")
+			if _, there := got[name]; !there && !may {
+				t.Errorf("%s lacks %s: %s", what, name, data)
+			}
+			delete(got, name)
+		}
+		for name := range got {
+			t.Errorf("%s has %s, which nobody knows", what, name)
+		}
+	}
+	const (
+		envelope  = "status message data"
+		enveloped = envelope + " agentStatus"
+		heartbeat = "masterVersion slaveVersion agentStatus parallelTaskCount dockerParallelTaskCount envs gateway fileGateway props language createMod?"
+		upgrade   = "agent worker jdk dockerInitFile"
+		job       = "projectId buildId vmSeqId workspace pipelineId dockerBuildInfo executeCount containerHashId"
+		pipeline  = "type seqId command"
+	)
+	data := func(what string, body []byte, outside, inside string) {
+		t.Helper()
+		members(what, body, outside)
+		if inside != "" {
+			var in struct{ Data json.RawMessage }
+			if err := json.Unmarshal(body, &in); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			members(what+": data", in.Data, inside)
+		}
+	}
+	call := func(method, path, body, outside, inside string) []byte {
+		t.Helper()
+		code, _, text := o.send(method, path, body)
+		if code != http.StatusOK {
+			t.Errorf("%s %s: %d %s", method, path, code, text)
+		}
+		data(method+" "+path, text, outside, inside)
+		return text
+	}
+	call("POST", env+"/startup", originalStartup, envelope, "")
+	call("GET", env+"/status", "", envelope, "")
+	call("POST", env+"/agents/newHeartbeat", originalBeat, envelope, heartbeat)
+	call("POST", disp+"/upgradeNew", originalUpgrade, enveloped, upgrade)
+	call("DELETE", disp+"/upgrade?success=true", "", enveloped, "")
+	if _, err := w.server.QueueScript(m.id.Agent, "true"); err != nil {
+		t.Fatal(err)
+	}
+	call("GET", env+"/agents/pipelines", "", envelope, pipeline)
+	if _, err := w.server.QueueScript(m.id.Agent, "true"); err != nil {
+		t.Fatal(err)
+	}
+	r := w.submitRun("name: run\njobs:\n  one: {labels: [gpu], steps: [{script: x}]}\n")
+	text := call("POST", disp+"/ask", originalAsk, enveloped, "heartbeat build upgrade pipeline debug")
+	var asked struct {
+		Data struct{ Heartbeat, Build, Upgrade, Pipeline json.RawMessage }
+	}
+	if err := json.Unmarshal(text, &asked); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		name string
+		data []byte
+		want string
+	}{{"heartbeat", asked.Data.Heartbeat, heartbeat}, {"build", asked.Data.Build, job}, {"upgrade", asked.Data.Upgrade, upgrade}, {"pipeline", asked.Data.Pipeline, pipeline}} {
+		members("ask: "+part.name, part.data, part.want)
+	}
+	id := r.Jobs[0].Build
+	o.header["X-Devops-Build-Id"], o.header["X-Devops-Vm-Sid"] = []string{id}, []string{"1"}
+	const process = "/ms/process/api/build/worker"
+	call("PUT", process+"/started?retryCount=0&executeCount=1&buildId=null", "", envelope, "buildId vmSeqId vmName projectId pipelineId variables variablesWithType buildEnvs "+
+		"containerId containerHashId jobId timeoutMills containerType pipelineAsCodeSettings loggingLineLimit failIfVariableInvalid")
+	call("GET", process+"/claim", "", envelope, "buildId vmSeqId status executeCount taskId elementId stepId elementName elementVersion type params buildVariable containerType signToken")
+	call("POST", process+"/heartbeat/v1", `{"task2ProgressRate":{},"task2ProgressDetail":{}}`, envelope, "projectId buildId vmSeqId cancelTaskIds")
+	call("POST", "/log/api/build/logs/multi?buildId="+id, `[{"message":"x","timestamp":1,"tag":"","jobId":"","logType":"LOG","executeCount":1}]`, envelope, "")
+	other := w.submit(oneStep("x"))
+	if got := call("GET", disp+"/startup?buildType=ALL", "", enveloped, job); !strings.Contains(string(got), other.ID) {
+		t.Errorf("claim: %s", got)
+	}
+}

@@ -140,15 +140,21 @@ func (r *room) refusal() error {
 }
 
 // look measures the disk, at most once a second, and finds out whether one that refused takes something again.
-func (r *room) look(now time.Time) {
-	if r == nil || now.Sub(r.looked).Abs() < time.Second {
+func (r *room) look(now time.Time) { r.lookAfter(now, time.Second) }
+
+// lookAfter is look for who has waited for so long since the last time.
+func (r *room) lookAfter(now time.Time, pause time.Duration) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.looked).Abs() < pause {
 		return
 	}
 	r.looked = now
 	usage, err := disk.Usage(r.dir)
 	little := err == nil && usage.Free < reserve(usage.Total)
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	switch {
 	case little && !r.little && r.broken == nil:
 		r.log.Error("The disk is nearly full: new work is refused", "dir", r.dir, "free", megabytes(usage.Free), "hint", (&StorageError{Full: true}).Hint())
@@ -184,6 +190,9 @@ func (s *Server) roomForCall(r *http.Request, pattern string) error {
 	if s.room == nil || !audited(pattern) || strings.HasPrefix(pattern, http.MethodDelete+" ") ||
 		slices.ContainsFunc(makesRoom, func(end string) bool { return strings.HasSuffix(pattern, end) }) {
 		return nil
+	}
+	if s.room.refusal() != nil { // perhaps there is room since
+		s.room.lookAfter(time.Now(), 50*time.Millisecond)
 	}
 	if err := s.room.refusal(); err != nil {
 		return err
