@@ -496,7 +496,11 @@ func (s *Server) finished(b *build, a *agent, in wire.Finish, now time.Time) *ti
 		state, message := b.verdict("")
 		return s.finish(b, state, message, now)
 	case in.Success && began:
-		return s.finish(b, Failed, "its worker ended without reporting the end of the build", now)
+		message := "its worker ended without reporting the end of the build"
+		if why != "" {
+			message += ": " + why
+		}
+		return s.finish(b, Failed, message, now)
 	case in.Success:
 		return s.finish(b, Failed, "its worker ended without ever reporting its start", now)
 	case began:

@@ -451,6 +451,8 @@ func TestAgentReportsOfBuildsThatAreNotOver(t *testing.T) {
 		message string
 	}{
 		{"worker died with success", true, wire.Finish{Success: true}, "its worker ended without reporting the end of the build"},
+		{"worker died without a word", true, wire.Finish{Success: true, Message: "the worker process (pid 7) ended (signal: killed)"},
+			"its worker ended without reporting the end of the build: the worker process (pid 7) ended (signal: killed)"},
 		{"worker never said hello", false, wire.Finish{Success: true}, "its worker ended without ever reporting its start"},
 		{"worker died", true, wire.Finish{Message: "out of memory", Error: &wire.BuildError{Type: "USER", Message: "it died", Code: 2128040}}, "its worker died: out of memory (code 2128040)"},
 		{"no java", false, wire.Finish{Error: &wire.BuildError{Type: "USER", Message: "java not found", Code: 2128044}}, "its worker did not start: java not found (code 2128044)"},

@@ -74,7 +74,12 @@ func Failed(lang string, code Code, why string) Outcome {
 	return Outcome{Message: why, Error: &wire.BuildError{Type: wire.ErrorUser, Code: int(code), Message: code.sentence(lang)}}
 }
 
-func succeeded(lang string, pid int) Outcome {
+// succeeded is success by the error file. how is the exit of what we started when that was not 0, which is the end of many a good
+// build: a worker may kill its own shell (protocol §3.6.5). A server that misses the worker's last call shows it.
+func succeeded(lang string, pid int, how string) Outcome {
+	if how != "" {
+		return Outcome{Success: true, Message: fmt.Sprintf(pick(lang, "the worker process (pid %d) ended without an error of its own (%s)", "构建进程（pid %d）已结束，未报告错误（%s）"), pid, how)}
+	}
 	return Outcome{Success: true, Message: fmt.Sprintf(pick(lang, "the worker process (pid %d) ended normally", "构建进程（pid %d）正常结束"), pid)}
 }
 

@@ -301,7 +301,7 @@ func (r *Runner) judge(b wire.Build, lang string, pid int, exit *proc.Exit) Outc
 	}
 	gone := errors.Is(err, fs.ErrNotExist)
 	if strings.TrimSpace(text) == "" && (!gone || how == "") {
-		return succeeded(lang, pid)
+		return succeeded(lang, pid, how)
 	}
 	code := WorkerFailed
 	if gone || text == killedText(lang) { // it never got as far as emptying the file

@@ -239,7 +239,7 @@ func TestOutcomes(t *testing.T) {
 		message      string
 	}{
 		{"empty file", "", true, 0, "ended normally"},
-		{"exit 255 with an empty file", "exit 255", true, 0, ""},
+		{"exit 255 with an empty file", "exit 255", true, 0, "without an error of its own (exit status 255)"},
 		{"message", `printf 'no space for %s' X > "$err"; exit 255`, false, WorkerFailed, "no space for X | exit status 255"},
 		{"message with exit 0", `echo broken > "$err"`, false, WorkerFailed, "broken"},
 		{"blank message", `echo > "$err"`, true, 0, ""},
