@@ -156,9 +156,10 @@ func TestPageDefinitionsAndSecrets(t *testing.T) {
 	b.press("Definitions")
 	b.says("No definition yet")
 	b.press("New definition")
-	file := "name: deploy\nschedule: {cron: \"0 3 * * *\", timezone: Europe/Berlin}\nwebhook:\n  secret: HOOK_KEY\n  variables: {REF: ref}\nbadge: public\n" +
+	at := halfADayAway()
+	file := "name: deploy\nschedule: {cron: \"" + at + "\", timezone: Europe/Berlin}\nwebhook:\n  secret: HOOK_KEY\n  variables: {REF: ref}\nbadge: public\n" +
 		"variables:\n  PASSWORD: {value: hunter-two, sensitive: true}\nsteps:\n  - script: echo \"ref is <$REF>\"\n"
-	b.write(strings.Replace(file, "0 3", "0 33", 1))
+	b.write(strings.Replace(file, at, "0 33 * * *", 1))
 	b.press("Store")
 	b.expect("400 (Bad Request)")
 	b.says("line 2:")
@@ -283,6 +284,9 @@ func TestPageShowsForeignTextsOfRunsAsTexts(t *testing.T) {
 	b.clean()
 }
 
+// halfADayAway is a daily schedule that does not come while a test runs, wherever in Europe or UTC.
+func halfADayAway() string { return fmt.Sprintf("0 %d * * *", (time.Now().UTC().Hour()+12)%24) }
+
 // TestPageLooksOfRuns: the views of runs, definitions and secrets, with much in them, in all looks.
 func TestPageLooksOfRuns(t *testing.T) {
 	t.Parallel()
@@ -296,8 +300,8 @@ func TestPageLooksOfRuns(t *testing.T) {
 		controllerCall[map[string]any](t, c, "PUT", "/secrets/"+name, map[string]any{"value": "something"})
 	}
 	for _, file := range []string{
-		"name: deploy\nschedule: {cron: \"0 3 * * 1-5\", timezone: Europe/Berlin}\nwebhook:\n  secret: HOOK_KEY\n  variables: {REF: ref, AUTHOR: head_commit.author.name}\nbadge: public\nsecrets: [DEPLOY_KEY]\nsteps:\n  - script: ./deploy.sh \"$REF\"\n",
-		"name: a-definition-with-a-rather-long-name-that-has-to-fit\nschedule: \"@hourly\"\nsecrets: [DEPLOY_KEY]\nsteps:\n  - script: echo\n",
+		"name: deploy\nschedule: {cron: \"" + halfADayAway() + "\", timezone: Europe/Berlin}\nwebhook:\n  secret: HOOK_KEY\n  variables: {REF: ref, AUTHOR: head_commit.author.name}\nbadge: public\nsecrets: [DEPLOY_KEY]\nsteps:\n  - script: ./deploy.sh \"$REF\"\n",
+		"name: a-definition-with-a-rather-long-name-that-has-to-fit\nschedule: \"" + halfADayAway() + "\"\nsecrets: [DEPLOY_KEY]\nsteps:\n  - script: echo\n",
 	} {
 		controllerCall[map[string]any](t, c, "POST", "/definitions", map[string]any{"file": file})
 	}
