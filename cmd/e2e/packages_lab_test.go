@@ -215,9 +215,14 @@ func (b *target) verify() string {
 	return strings.TrimSpace(out)
 }
 
-// seen is the service as an operator sees it: "active enabled".
+// seen is the service as an operator sees it: "active enabled". It waits while a restart is on its way, which has two such moments:
+// the old agent ends ("deactivating"), the new one begins ("activating"); who stays in one of them is shown in it.
 func (b *target) seen() string {
-	active, _ := b.box.Exec("systemctl", "is-active", b.unit)
+	var active string
+	lab.Eventually(bootLimit, func() bool {
+		active, _ = b.box.Exec("systemctl", "is-active", b.unit)
+		return !strings.Contains(active, "activating") // "deactivating" too
+	})
 	enabled, _ := b.box.Exec("systemctl", "is-enabled", b.unit)
 	return strings.TrimSpace(active) + " " + strings.TrimSpace(or3(enabled, "not-found"))
 }
@@ -311,9 +316,6 @@ func testTransitions(t *testing.T, kind string) {
 				from = b.seen()
 				do()
 				to = b.seen()
-				for strings.HasPrefix(to, "activating") && lab.Eventually(bootLimit, func() bool { return !strings.HasPrefix(b.seen(), "activating") }) {
-					to = b.seen() // in the moment of a restart
-				}
 				cell := to
 				if from != to {
 					cell = from + " → " + to
