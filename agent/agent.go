@@ -30,10 +30,12 @@ const (
 	debugEvery    = 5 * time.Second
 	addressEvery  = time.Minute
 	sweepEvery    = 2 * time.Hour
-	successDelay  = 8 * time.Second // before a success is reported (protocol §1.6.8)
-	upgradePause  = time.Minute     // after an upgrade offer that could not be taken; it doubles
-	upgradeMost   = time.Hour       // the longest such pause
-	reportForgets = 24 * time.Hour  // after which a report that no server takes is given up
+	sweepBusy     = 5 * time.Second  // after an upgrade was in the way
+	sweepAgain    = 10 * time.Minute // after left-overs could not be removed
+	successDelay  = 8 * time.Second  // before a success is reported (protocol §1.6.8)
+	upgradePause  = time.Minute      // after an upgrade offer that could not be taken; it doubles
+	upgradeMost   = time.Hour        // the longest such pause
+	reportForgets = 24 * time.Hour   // after which a report that no server takes is given up
 )
 
 // Options are what an agent needs to run.

@@ -17,6 +17,7 @@ type changes struct {
 	work  crowd         // the upgrade under way
 	ended chan struct{} // of one element: an upgrade has ended, and the server may want to hear of it
 
+	broom    sync.Mutex // held while left-overs are removed; taken under mu
 	mu       sync.Mutex
 	busy     bool
 	failures int       // upgrades in a row that came to nothing
@@ -33,6 +34,27 @@ func (c *changes) begin() bool {
 	}
 	c.busy = true
 	return true
+}
+
+// sweep removes what upgrades have left and reports whether it could: not while an upgrade is under way or on trial. One that
+// begins meanwhile waits for its end (swept) instead of being refused.
+func (c *changes) sweep(remove func()) bool {
+	c.mu.Lock()
+	if c.busy || c.now.Phase == control.OnTrial {
+		c.mu.Unlock()
+		return false
+	}
+	c.broom.Lock()
+	c.mu.Unlock()
+	defer c.broom.Unlock()
+	remove()
+	return true
+}
+
+// swept returns when nothing is being removed. After begin nothing is removed again until end.
+func (c *changes) swept() {
+	c.broom.Lock()
+	defer c.broom.Unlock()
 }
 
 // end is that of what begin has allowed. A trial goes on.

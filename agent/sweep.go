@@ -10,15 +10,23 @@ import (
 )
 
 // sweep removes what has grown old, at the start and every 2 h (protocol §3.9): crash dumps of the JVM, logs, and
-// logs of containers.
+// logs of containers. With them goes what upgrades have left; after one that was in the way of that, it is looked at again.
 func (a *Agent) sweep(ctx context.Context) error {
-	for {
-		hours := time.Duration(a.Store.Settings().KeepLogsHours+1) * time.Hour // "more than so many whole hours"
-		a.sweepOnce(time.Now().Add(-hours))
-		a.sweepUpgrades(ctx)
-		if !sleep(ctx, sweepEvery) {
+	var upgrades time.Duration // until those are looked at
+	for old := time.Duration(0); ; {
+		if old <= 0 {
+			hours := time.Duration(a.Store.Settings().KeepLogsHours+1) * time.Hour // "more than so many whole hours"
+			a.sweepOnce(time.Now().Add(-hours))
+			old = sweepEvery
+		}
+		if upgrades <= 0 {
+			upgrades = a.sweepUpgrades(ctx)
+		}
+		pause := min(old, upgrades)
+		if !sleep(ctx, pause) {
 			return nil
 		}
+		old, upgrades = old-pause, upgrades-pause
 	}
 }
 

@@ -123,6 +123,7 @@ func (a *Agent) change(ctx context.Context, do func(context.Context)) {
 			}
 			cancel()
 		}()
+		a.changes.swept()
 		do(ctx)
 	})
 }
@@ -480,17 +481,21 @@ func (a *Agent) Rollback(version string) error {
 	})
 }
 
-// sweepUpgrades removes what upgrades have left, unless one is under way.
-func (a *Agent) sweepUpgrades(ctx context.Context) {
+// sweepUpgrades removes what upgrades have left and says when it is to be called again: soon, when one is under way or on trial now.
+func (a *Agent) sweepUpgrades(ctx context.Context) time.Duration {
 	a.sweepOffered()
-	if !a.changes.begin() {
-		return
-	}
-	defer a.changes.end()
 	s := a.Store.Settings()
-	if err := a.upgrader().Sweep(ctx, s.JDKDir, s.JDK17Dir); err != nil && ctx.Err() == nil {
-		a.Log.Warn("Left-overs of upgrades not removed", "err", err)
+	next := sweepEvery
+	swept := a.changes.sweep(func() {
+		if err := a.upgrader().Sweep(ctx, s.JDKDir, s.JDK17Dir); err != nil && ctx.Err() == nil {
+			a.Log.Warn("Left-overs of upgrades not removed", "err", err)
+			next = sweepAgain
+		}
+	})
+	if !swept {
+		next = sweepBusy
 	}
+	return next
 }
 
 // sweepOffered removes what "devopsAgent upgrade" had put into tmp/ when it, or the agent that had taken it, was killed.

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -365,6 +367,61 @@ func TestAVersionProvesItself(t *testing.T) {
 			t.Errorf("status %+v", u)
 		}
 	})
+}
+
+// TestLeftOversGoAfterTheTrial: not two hours later.
+func TestLeftOversGoAfterTheTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setStage(t, "ask", &server{answer: normal})
+		left := s.Installation.Path("jdk17_1700000001")
+		if err := os.Mkdir(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s.beginTrial(t, journal.Plan{Kind: journal.FromServer, Reached: true, Proof: 30 * time.Second})
+		time.AfterFunc(29*time.Second, func() {
+			if _, err := os.Stat(left); err != nil {
+				t.Errorf("during the trial: %v", err)
+			}
+		})
+		if err := s.runFor(t, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after the trial: %v", err)
+		}
+	})
+}
+
+// TestWhoUpgradesWaitsForTheBroom instead of being told that another upgrade is under way.
+func TestWhoUpgradesWaitsForTheBroom(t *testing.T) {
+	s := setStage(t, "ask", &server{answer: normal})
+	removing, removed := make(chan struct{}), make(chan struct{})
+	go s.changes.sweep(func() {
+		close(removing)
+		<-removed
+	})
+	<-removing
+	if err := s.begin(func(context.Context) (bool, error) {
+		select {
+		case <-removed:
+		default:
+			t.Error("an upgrade does not wait for what is being removed")
+		}
+		return false, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s.changes.sweep(func() { t.Error("removed during an upgrade") }) {
+		t.Error("swept during an upgrade")
+	}
+	for range 1000 {
+		runtime.Gosched() // who does not wait is found out
+	}
+	close(removed)
+	<-s.changes.work.idle()
+	if !s.changes.sweep(func() {}) {
+		t.Error("not swept after the upgrade")
+	}
 }
 
 // TestAServerInTroubleIsWaitedFor: for hours, without a start being counted; the version settles with the first answer.

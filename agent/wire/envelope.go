@@ -59,8 +59,20 @@ func (e *StatusError) Hint() string {
 		return "the server does not accept devops.agent.id with this devops.agent.secret.key; enrol the machine again"
 	case e.HTTP == http.StatusProxyAuthRequired:
 		return "a proxy wants a login; check the proxy settings in agent.toml and the environment"
+	case e.HTTP == http.StatusBadRequest && wantsTLS(e.Body):
+		return "the server speaks TLS now, and landun.gateway in .agent.properties has no https://: enrol the machine again at its https:// address (devopsAgent enroll --again; with --pin for a certificate that nobody vouches for)"
 	}
 	return ""
+}
+
+// wantsTLS reports whether a server says that it was spoken to without TLS at a port for TLS: one in Go, nginx, Apache.
+func wantsTLS(body string) bool {
+	for _, sentence := range []string{"Client sent an HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port", "speaking plain HTTP to an SSL-enabled server port"} {
+		if strings.Contains(body, sentence) {
+			return true
+		}
+	}
+	return false
 }
 
 // BodyError is an answer that is not what the protocol says: no JSON, half a body, an HTML page, a wrong type.

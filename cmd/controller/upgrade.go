@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -105,6 +106,36 @@ func collect(args []string) (files map[string]string, err error) {
 	return files, nil
 }
 
+// isAgent reports whether a file of a release is an agent, which prints the release's version.
+func isAgent(name string) bool {
+	base := filepath.Base(name)
+	return strings.HasPrefix(base, "devopsAgent") && !strings.HasSuffix(base, signatureSuffix)
+}
+
+// mentions reports whether a file has a text in it: a program that prints a version has it in its data.
+func mentions(file, text string) (bool, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	buf, kept := make([]byte, 1<<20), 0
+	for {
+		n, err := f.Read(buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(text)) {
+			return true, nil
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("read %s: %w", file, err)
+		}
+		tail := buf[max(0, kept+n-len(text)) : kept+n] // its begin may be here
+		kept = copy(buf, tail)
+	}
+}
+
 func upgradeAddCommand(f *flags) *cobra.Command {
 	var in controller.NewRelease
 	cmd := &cobra.Command{
@@ -122,6 +153,18 @@ folders of which all files with such a name are taken. Adding to a release that 
 				return err
 			}
 			defer c.http.CloseIdleConnections()
+			for name, path := range files {
+				if !isAgent(name) {
+					continue
+				}
+				known, err := mentions(path, in.Version)
+				if err != nil {
+					return err
+				}
+				if !known {
+					_, _ = fmt.Fprintf(f.err, "warning: %s: %s is not written anywhere in it; agents refuse a program that prints another version\n", path, in.Version)
+				}
+			}
 			for name, path := range files {
 				digest, err := c.upload(cmd.Context(), path)
 				if err != nil {

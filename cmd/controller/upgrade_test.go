@@ -55,6 +55,23 @@ func TestCollectFindsNamesAndSignatures(t *testing.T) {
 	}
 }
 
+func TestMentions(t *testing.T) {
+	const version = "v2.10.0"
+	for at, want := range map[int]bool{0: true, 1<<20 - 3: true, 1<<20 - len(version): true, 1 << 20: true, 2<<20 + 5: true, -1: false} {
+		data := make([]byte, 3<<20)
+		if at >= 0 {
+			copy(data[at:], version)
+		}
+		path := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := mentions(path, version); err != nil || got != want {
+			t.Errorf("at %d: %v, %v", at, got, err)
+		}
+	}
+}
+
 func TestPickingARollout(t *testing.T) {
 	one := func(id int64, version string, state controller.RolloutState) controller.RolloutInfo {
 		return controller.RolloutInfo{Rollout: controller.Rollout{ID: id, Version: version, State: state}}
@@ -148,6 +165,8 @@ func TestUpgradesOnTheCommandLine(t *testing.T) {
 	expect(1, "upgrade/devopsDaemon_linux is missing", "add", filepath.Join(v1, "devopsAgent_linux"), "--version", "v1.0.0")
 	expect(0, "v1.0.0", "add", v1, "--version", "v1.0.0")
 	expect(0, "v2.0.0", "add", v2, "--version", "v2.0.0", "--worker-version", "")
+	expect(0, "v9 is not written anywhere in it", "add", v2, "--version", "v9", "--worker-version", "v2.0.0")
+	expect(0, "", "remove", "v9")
 	expect(0, `"worker":"v2.0.0"`, "list", "--json")
 	expect(1, "no agent has all of the labels gpu", "offer", "v2.0.0", "--labels", "gpu,linux")
 	expect(1, "hint:", "ofer", "v2.0.0")
