@@ -23,20 +23,6 @@ import (
 	"github.com/devops-agent/devops-agent/controller"
 )
 
-// howMany reads a size of a test from the environment.
-func howMany(t *testing.T, name string, initial int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return initial
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%s: a number, please", name, text)
-	}
-	return n
-}
-
 // operatorAPI is the operator's API of a controller that may be gone at any moment.
 type operatorAPI struct {
 	c     *lab.Controller
@@ -105,12 +91,14 @@ type crashBuild struct {
 
 // TestControllerKilledAtRandomMoments: kill -9 of the controller at random moments, also while it starts, under real agents
 // and workers that build. What was acknowledged is there afterwards: builds, log lines, ends and reports; and each build
-// runs once. The long run: E2E_CONTROLLER_KILLS=200 E2E_CONTROLLER_AGENTS=50 go test -run TestControllerKilledAt -timeout 2h.
+// runs once. TestCrashController has more of both.
 func TestControllerKilledAtRandomMoments(t *testing.T) {
 	t.Parallel()
-	kills, agents := howMany(t, "E2E_CONTROLLER_KILLS", 5), howMany(t, "E2E_CONTROLLER_AGENTS", 2)
-	seed := uint64(howMany(t, "E2E_CONTROLLER_SEED", int(time.Now().UnixNano()%1_000_000)+1))
-	t.Logf("seed %d", seed)
+	testControllerKilled(t, 5, 2)
+}
+
+func testControllerKilled(t *testing.T, kills, agents int) {
+	seed := labSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	p := programs(t)
 	c := lab.NewController(t, p)
