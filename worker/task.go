@@ -88,6 +88,19 @@ func (j *job) runTask(ctx context.Context, task *wire.BuildTask, log *taskLog) w
 	return result
 }
 
+// workspaceIsBack makes the workspace again, empty, after a task that has removed it with all that is in it: "rm -rf"
+// of the directory before a fresh checkout is common, and the next task must not fail for it.
+func (r *run) workspaceIsBack() error {
+	if _, err := os.Lstat(r.j.workspace); !errors.Is(err, os.ErrNotExist) {
+		return nil // what else is wrong with it, the task says in its own words
+	}
+	if err := os.MkdirAll(r.j.workspace, 0o777); err != nil { // as in prepare
+		return fmt.Errorf("make the workspace again: %w", err)
+	}
+	r.log.Say(wire.LogWarn, "the workspace was gone; an empty one was made in its place")
+	return nil
+}
+
 func (r *run) run(ctx context.Context) *failure {
 	params := r.task.Params
 	options, given := params["additionalOptions"]
@@ -95,6 +108,9 @@ func (r *run) run(ctx context.Context) *failure {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTaskLimit)
 	defer cancel()
 
+	if err := r.workspaceIsBack(); err != nil {
+		return userError(wire.CodeCannotRun, "%v", err)
+	}
 	switch value(r.task.Type) {
 	case wire.TaskArtifactSave:
 		return r.saveArtifact(ctx)

@@ -671,6 +671,26 @@ func TestAWorkspaceThatCannotBeIsReported(t *testing.T) {
 	}
 }
 
+func TestARemovedWorkspaceIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t,
+		shell("e-1", `rm -rf "$WORKSPACE"`),
+		shell("e-2", `echo in "$PWD" of "$WORKSPACE"; echo kept > file`),
+		shell("e-3", `cat file`),
+	)
+	b.run(t).ran(t)
+	for i := range 3 {
+		if r := b.result(t, i); !r.Success {
+			t.Errorf("task %d: %s", i+1, value(r.Message))
+		}
+	}
+	contains(t, b.log("e-2"), "the workspace was gone")
+	contains(t, b.log("e-3"), "kept")
+	if strings.Contains(b.log("e-1")+b.log("e-3"), "was gone") {
+		t.Error("said of a task that found its workspace")
+	}
+}
+
 func TestABuildThatIsOverEndsQuietly(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, shell("e-1", "echo $$ > pid; sleep 300"))
