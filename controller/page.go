@@ -45,6 +45,8 @@ func (s *Server) pageRoutes(mux *http.ServeMux) {
 		"/page/builds/{id}/log.txt": s.pageLogText,
 		"/page/runs":                s.pageRuns,
 		"/page/secrets":             s.pageSecrets,
+		"/page/tokens":              s.pageAccessTokens,
+		"/page/enroll-tokens":       s.pageEnrolTokens,
 	} {
 		mux.Handle("GET "+path, s.forSession(lookCall, h))
 	}

@@ -200,7 +200,8 @@ func TestEveryTextIsInBothLanguages(t *testing.T) {
 	}
 	for _, state := range []string{string(Queued), string(Handed), string(Running), string(Succeeded), string(Failed), string(Cancelled), string(Pending), string(Skipped),
 		string(wire.ImportOK), string(wire.ImportException), string(wire.UnImport), string(wire.Deleted), string(InCanary), string(Rolling), string(Done), string(Paused), string(Halted), string(RolledBack),
-		string(Waiting), string(Offered), string(Downloading), string(Upgraded), string(Faulty), string(Left), string(Reverting), string(Reverted)} {
+		string(Waiting), string(Offered), string(Downloading), string(Upgraded), string(Faulty), string(Left), string(Reverting), string(Reverted),
+		TokenValid, TokenUsedUp, TokenExpired, TokenRevoked, AuditOK, AuditRefused, AuditFailed, AuditUnknown} {
 		if !known["state."+state] {
 			t.Errorf("the state %s has no text", state)
 		}

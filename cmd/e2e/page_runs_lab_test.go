@@ -245,6 +245,7 @@ func TestPageShowsForeignTextsOfRunsAsTexts(t *testing.T) {
 	controllerCall[map[string]any](t, c, "POST", "/definitions", map[string]any{"file": "name: d\nwebhook: {secret: KEY, variables: {REF: " + quoted + "}}\nbadge: public\nlabels: [nowhere]\n" +
 		"# " + evil + "\nsteps:\n  - {name: " + quoted + ", script: " + quoted + "}\n"})
 	controllerCall[map[string]any](t, c, "POST", "/definitions/d/trigger", map[string]any{"inputs": map[string]string{"REF": evil}}) // a branch
+	controllerCall[map[string]any](t, c, "POST", "/enroll-tokens", map[string]any{"note": evil})
 	b := newBrowser(t, c.URL, look{width: 360})
 	b.signIn(operatorToken(t, c))
 	harmless := func(where string) {
@@ -258,7 +259,7 @@ func TestPageShowsForeignTextsOfRunsAsTexts(t *testing.T) {
 	for _, v := range []pageView{
 		{"#/runs", there}, {"#/runs/1", there + ` && document.querySelectorAll(".cells a").length === 2`}, {"#/submit/run/1", `document.querySelector("main textarea").value.includes("<img src=x")`},
 		{"#/runs/2", `document.querySelectorAll(".job").length === 1`}, {"#/builds/1", there}, {"#/definitions/demo/d", there + ` && !!document.querySelector("main img[alt]")`},
-		{"#/define/demo/d", `document.querySelector("main textarea").value.includes("<img src=x")`}, {"#/secrets", `document.querySelectorAll("main tbody tr").length === 1`},
+		{"#/define/demo/d", `document.querySelector("main textarea").value.includes("<img src=x")`}, {"#/secrets", `document.querySelectorAll("main tbody tr").length === 1`}, {"#/access", there + ` && document.querySelector("main section").innerText.includes("<img src=x")`},
 	} {
 		b.visit(v.hash)
 		b.until(v.ready)
@@ -278,6 +279,12 @@ func TestPageShowsForeignTextsOfRunsAsTexts(t *testing.T) {
 		b.until(`document.querySelector("#note").innerText.includes("no such thing")`)
 		harmless(path)
 	}
+	if code := value[int](b, `fetch("/page/api/tokens/" + encodeURIComponent("<img src=x onerror=window.hit=4>"), {method: "DELETE", headers: {"X-DEVOPS-PAGE": "1"}}).then((r) => r.status)`); code != 404 {
+		t.Errorf("a token that is not there: %d", code)
+	}
+	b.visit("#/access")
+	b.says("<img src=x onerror=window.hit=4>") // in the audit log
+	harmless("the audit log")
 	b.mu.Lock()
 	b.faults = slices.DeleteFunc(b.faults, func(f string) bool { return strings.Contains(f, "404 (Not Found)") }) // there is no such run
 	b.mu.Unlock()
@@ -321,6 +328,17 @@ func TestPageLooksOfRuns(t *testing.T) {
 	over("3")
 	controllerCall[map[string]any](t, c, "POST", "/runs", map[string]any{"file": "name: waits\nlabels: [nowhere]\njobs:\n  first-job-with-a-long-name:\n    matrix: {system: [debian-13-amd64, debian-13-arm64, fedora-43-amd64]}\n    steps: [{script: x}]\n" +
 		"  second:\n    needs: first-job-with-a-long-name\n    steps: [{script: x}]\n  third:\n    needs: second\n    steps: [{script: x}]\n  fourth: {needs: [third, second], steps: [{script: x}]}\n  fifth: {needs: fourth, steps: [{script: x}]}\n  sixth: {needs: fifth, steps: [{script: x}]}\n"})
+	var ended struct{ ID string }
+	for _, token := range []map[string]any{
+		{"note": "the machines of the second rack in the cellar, until they are all there", "labels": []string{"gpu", "berlin"}, "uses": 5},
+		{"project": "website", "expires": 600}, {"note": "lost", "uses": 1},
+	} {
+		ended = controllerCall[struct{ ID string }](t, c, "POST", "/enroll-tokens", token)
+	}
+	controllerCall[map[string]any](t, c, "DELETE", "/enroll-tokens/"+ended.ID, nil)
+	for _, token := range []map[string]any{{"name": "wall-screen"}, {"name": "a.token.with.a.rather.long.name.that.has.to.fit.onto.a.telephone", "role": "operator", "expires": 86400}} {
+		controllerCall[map[string]any](t, c, "POST", "/tokens", token)
+	}
 	rows := func(n int) string { return fmt.Sprintf(`document.querySelectorAll("main tbody tr").length === %d`, n) }
 	eachLook(t, c, "demo", []pageView{
 		{"#/runs", rows(4)},
@@ -333,7 +351,9 @@ func TestPageLooksOfRuns(t *testing.T) {
 		{"#/secrets", rows(3)},
 		{"#/submit/file", `!!document.querySelector("main textarea")`},
 		{"#/agents", rows(1)},
+		{"#/access", `[...document.querySelectorAll("main tbody")].map((n) => Math.min(n.children.length, 9)).join(" ") === "3 0 2 0 9"`},
 	}, func(b *browser) {
+		b.keyboard("#/access", `document.querySelectorAll("main .danger").length === 5`)
 		b.keyboard("#/runs/2", `document.querySelectorAll(".job").length === 5`)
 		b.visit("#/agents") // a telephone sorts by a list instead of the row of columns
 		b.until(rows(1))

@@ -424,6 +424,11 @@ func TestPageForAReader(t *testing.T) {
 			t.Errorf("%s: the reader gets %q", v.hash, left)
 		}
 	}
+	b.visit("#/access")
+	b.says("Only operators see and change who may do what")
+	if value[bool](b, `!!document.querySelector("main button, main table, main form")`) {
+		t.Error("the reader gets more than a sentence about tokens")
+	}
 	if code := value[int](b, `fetch("/page/api/builds/1/cancel", {method: "POST", headers: {"X-DEVOPS-PAGE": "1"}}).then((r) => r.status)`); code != 403 {
 		t.Errorf("the reader's cancel: %d", code)
 	}

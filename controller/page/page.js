@@ -13,6 +13,7 @@ import * as secrets from "./secrets.js";
 import * as submit from "./submit.js";
 import * as upgrades from "./upgrades.js";
 import * as enrol from "./enrol.js";
+import * as access from "./access.js";
 
 const every = 3000; // ms between two looks
 const views = [
@@ -32,8 +33,10 @@ const views = [
 	[/^\/upgrades$/, upgrades.list, "upgrades"],
 	[/^\/upgrades\/([^/]+)$/, upgrades.one, "upgrades"],
 	[/^\/enrol$/, enrol.form, "enrol"],
+	[/^\/access$/, access.list, "access"],
 ];
-const links = ["agents", "builds", "runs", "definitions", "secrets", "submit", "upgrades", "enrol"];
+const links = ["agents", "builds", "runs", "definitions", "secrets", "submit", "upgrades", "enrol", "access"];
+const changing = ["submit", "enrol", "access"]; // for operators only
 
 // app is what views know of the whole: the last state, and whether changes are allowed.
 const app = { state: null, may: false, go: (to) => { location.hash = to; }, look };
@@ -43,7 +46,7 @@ function frame() {
 	document.documentElement.lang = tongue();
 	byId("skip").textContent = t("skip");
 	byId("nav").setAttribute("aria-label", t("nav"));
-	byId("nav").replaceChildren(...links.filter((name) => app.may || (name !== "submit" && name !== "enrol"))
+	byId("nav").replaceChildren(...links.filter((name) => app.may || !changing.includes(name))
 		.map((name) => el("a", { href: "#/" + name, "aria-current": section === name ? "page" : undefined }, t(name))));
 	byId("language").textContent = t("language");
 	byId("language").lang = tongue() === "en" ? "zh-CN" : "en";

@@ -5,6 +5,7 @@ import { known, t, tongue } from "./text.js";
 
 const tones = {
 	IMPORT_OK: "good", done: "good", upgraded: "good", reverted: "good", succeeded: "good",
+	valid: "good", ok: "good", "used-up": "soft", expired: "soft", revoked: "soft", refused: "wait", unknown: "soft",
 	halted: "bad", failed: "bad", IMPORT_EXCEPTION: "bad", DELETE: "bad",
 	paused: "wait", "rolled-back": "wait", UN_IMPORT: "soft", cancelled: "soft", skipped: "soft", queued: "wait", handed: "wait", pending: "soft", waiting: "soft",
 	running: "mark", rolling: "mark", canary: "mark", downloading: "mark", offered: "mark", reverting: "mark", cancelling: "wait",
