@@ -74,6 +74,13 @@ func enrollCommand(where *place) *cobra.Command {
 			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", word, id); err != nil {
 				return err
 			}
+			if !done {
+				if hint := e.elsewhere(inst.Home); hint != "" {
+					if _, err := fmt.Fprintln(cmd.ErrOrStderr(), "hint: "+hint); err != nil {
+						return err
+					}
+				}
+			}
 			if runner := (&job.Runner{Home: inst.Home, Programs: programs(inst.Home), GOOS: runtime.GOOS}); !runner.HasWorker() {
 				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "hint: builds need a worker: copy devopsWorker, or worker-agent.jar and a jdk17 directory, into %s\n", inst.Home)
 			}
@@ -141,6 +148,20 @@ func (e enrolment) run(cmd *cobra.Command, inst *service.Installation) (id strin
 	}
 	// Also after a failure: what is remembered for the next try must be the agent's, too.
 	return id, done, errors.Join(err, giveToOwner(inst, ""))
+}
+
+// elsewhere says that a machine that was left alone belongs to another server than the one of the command line, and how it would
+// move; "" when it does not. That is no failure: servers name themselves as they like, and who sets machines up repeats it.
+func (e enrolment) elsewhere(home string) string {
+	store, err := config.Open(home, &config.Config{}, slog.New(slog.DiscardHandler))
+	if err != nil || e.gateway == "" {
+		return ""
+	}
+	now := wire.BaseURL(store.Settings().Gateway)
+	if strings.EqualFold(now, wire.BaseURL(e.gateway)) {
+		return ""
+	}
+	return "it belongs to " + now + " and stays there; to move it, stop it, and type the same with --again"
 }
 
 // adopt puts a new identity in the place of the old one; the old copy goes first, it must never come back.

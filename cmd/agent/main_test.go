@@ -369,8 +369,13 @@ func TestEnroll(t *testing.T) {
 			if got := call(t, tc.stdin, tc.env, args...); got != (result{0, "enrolled as agt-1\n", ""}) {
 				t.Fatalf("%+v", got)
 			}
-			if got := call(t, tc.stdin, tc.env, args...); got != (result{0, "already enrolled as agt-1\n", ""}) {
-				t.Errorf("again: %+v", got)
+			for gateway, hint := range map[string]string{ // the package has a name of its own for the server
+				"http://127.0.0.1:1": "", "127.0.0.1:1/": "",
+				s.URL: "hint: it belongs to http://127.0.0.1:1 and stays there; to move it, stop it, and type the same with --again\n",
+			} {
+				if got := call(t, tc.stdin, tc.env, append(args, "--gateway", gateway)...); got != (result{0, "already enrolled as agt-1\n", hint}) {
+					t.Errorf("again, at %s: %+v", gateway, got)
+				}
 			}
 			info, err := os.Stat(filepath.Join(home, ".agent.properties"))
 			if err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {

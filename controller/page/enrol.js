@@ -30,7 +30,7 @@ export function firstMachine(app) {
 	const wrong = alertBox(), box = el("div", { class: "empty" }, el("h2", null, t("empty.title")), el("p", null, t("empty.text")), wrong);
 	guard(wrong, async () => {
 		const made = app.token ||= await post("/page/api/enroll-tokens", {});
-		box.append(command(portable(made.token, gatewayOf(app))), el("p", { class: "soft" }, t("empty.token", moment(made.expiresAt)), " ", t("empty.wait"), " ", t("empty.next")), onlyHere(gatewayOf(app)),
+		box.append(command(portable(made.token, gatewayOf(app))), el("p", null, t("empty.package")), command(packaged(made.token, gatewayOf(app))), el("p", { class: "soft" }, t("empty.token", moment(made.expiresAt)), " ", t("empty.wait"), " ", t("empty.next")), onlyHere(gatewayOf(app)),
 			el("details", null, el("summary", null, t("enrol")), commands(made.token, gatewayOf(app))));
 	})();
 	return box;

@@ -118,6 +118,7 @@ const texts = {
 	"empty.title": ["Add the first machine", "添加第一台机器"],
 	"empty.text": ["No agent yet. Type this on the machine that is to build, in the directory with the programs of devops-agent (after \"make build\": bin):", "还没有构建机。在要执行构建的机器上，进入 devops-agent 程序所在的目录（make build 之后为 bin），然后输入："],
 	"enrol.here": ["At {0} only the controller's own machine reaches it. For other machines, start it with --listen 0.0.0.0:21800 --tls self, and open this page by an address that they know; machines that were added before must then enrol again.", "{0} 只能从控制器所在的机器访问。要添加其他机器，请用 --listen 0.0.0.0:21800 --tls self 启动控制器，并通过它们能访问的地址打开本页；之前添加的机器需要重新注册。"],
+	"empty.package": ["Or, with the package installed, wherever you are:", "如果已安装软件包，在任意目录输入："],
 	"empty.token": ["The command has a fresh token in it that is valid until {0}.", "命令中包含一个新令牌，有效期至 {0}。"],
 	"empty.wait": ["This page shows the machine as soon as it gets in touch.", "机器一旦联系上来，本页会立即显示。"],
 	"empty.next": ["Then choose New build above; what stands there is a first one.", "然后点击上方的“新建构建”，其中已有一个可直接提交的示例。"],
