@@ -28,6 +28,9 @@ type CheckReport struct {
 	Faults  []string `json:"faults"`           // empty when all is well
 	Took    int64    `json:"took"`             // milliseconds
 	Backup  string   `json:"backup,omitempty"` // the newest that the controller made by itself
+	// DamagedLog is the copy of a damaged write-ahead log that an earlier start has put aside, "" when there is none. It is no fault of what
+	// is there now: some of what was there before is lost.
+	DamagedLog string `json:"damagedLog,omitempty"`
 }
 
 // Check looks at all that is in a data directory, whether a controller runs there or not, and changes nothing: SQLite's own
@@ -45,13 +48,20 @@ func Check(ctx context.Context, dir string) (report CheckReport, err error) {
 	if err != nil {
 		return report, fmt.Errorf("check %s: %w", dir, err)
 	}
+	if _, err := os.Stat(path + damagedLogSuffix); err == nil {
+		report.DamagedLog = path + damagedLogSuffix
+	}
 	c := checker{ctx: ctx, report: &report}
 	defer func() { report.Took = time.Since(began).Milliseconds() }()
 	if info.Size() == 0 {
 		c.fault("%s is empty", databaseFile)
 		return report, nil
 	}
-	if c.db, err = sql.Open("sqlite", fileURI(path)+"?_pragma=busy_timeout(10000)&_pragma=query_only(1)"); err != nil {
+	how := "?_pragma=busy_timeout(10000)&_pragma=query_only(1)"
+	if c.damagedLog(path) {
+		how += "&mode=ro" // else SQLite would write back what it sees of the log, and remove the rest
+	}
+	if c.db, err = sql.Open("sqlite", fileURI(path)+how); err != nil {
 		return report, err
 	}
 	defer func() { err = errors.Join(err, c.db.Close()) }()
@@ -105,6 +115,21 @@ func (c *checker) all(path string) error {
 		}
 	}
 	return nil
+}
+
+// damagedLog looks for damage in the write-ahead log of a controller that does not run; one that runs writes to it.
+func (c *checker) damagedLog(path string) bool {
+	lock, err := lockDir(c.report.Dir)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = lock.Unlock() }()
+	found, err := writeAheadLog(path)
+	if err != nil || !found.lost() {
+		return false
+	}
+	c.fault("%s-wal is damaged: %d commits behind byte %d are lost; the controller keeps a copy of it at its next start", databaseFile, found.behind, found.at)
+	return true
 }
 
 // each calls fn for every row.

@@ -60,35 +60,42 @@ func damaged(path string, err error) error {
 const startCheck = 128 << 20
 
 // prepareFile makes a new data base where there is none, and refuses files that can be none: an empty one would be taken
-// for a new one, and all agents would be unknown.
-func prepareFile(path string, log *slog.Logger) error {
+// for a new one, and all agents would be unknown. lost says that its write-ahead log is damaged, which was told.
+func prepareFile(path string, log *slog.Logger) (lost bool, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(path + "-wal"); err == nil {
-			return damaged(path, &brokenError{[]string{"it is not there, but its -wal file is"}})
+			return false, damaged(path, &brokenError{[]string{"it is not there, but its -wal file is"}})
 		}
-		return makeDatabase(path, log)
+		return false, makeDatabase(path, log)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if info.Size() == 0 {
-		return damaged(path, &brokenError{[]string{"the file is empty"}})
+		return false, damaged(path, &brokenError{[]string{"the file is empty"}})
 	}
 	wal, err := os.Stat(path + "-wal")
 	killed := err == nil && wal.Size() > 0 // it may hold what is missing
 	if want, err := headerSize(path); err == nil && want > info.Size() && !killed {
-		return damaged(path, &brokenError{[]string{fmt.Sprintf("the file has %d bytes, %d are missing", info.Size(), want-info.Size())}})
+		return false, damaged(path, &brokenError{[]string{fmt.Sprintf("the file has %d bytes, %d are missing", info.Size(), want-info.Size())}})
+	}
+	var found logState
+	if killed {
+		found, _ = writeAheadLog(path) // where it cannot be read, SQLite meets that as well, and says so
 	}
 	// All of this without a change to the files: SQLite writes to one that it opens to write, and finds out later.
 	version, err := lookAt(context.Background(), path, !killed, info.Size() <= startCheck)
+	if found.lost() {
+		tellOfDamagedLog(path, found, err == nil && version <= len(steps()), log)
+	}
 	if err != nil {
-		return damaged(path, unreadable(err))
+		return false, damaged(path, unreadable(err))
 	}
 	if known := len(steps()); version > known {
-		return &NewerError{Path: path, Have: version, Know: known}
+		return false, &NewerError{Path: path, Have: version, Know: known}
 	}
-	return nil
+	return found.lost(), nil
 }
 
 // unreadable makes damage of an error that can be nothing else when a file that is there is read: bytes that SQLite cannot

@@ -28,6 +28,8 @@ func play(role string, args []string) error {
 			return err
 		}
 		return s.Close()
+	case "write":
+		return writeOn(args[0])
 	case "backup":
 		_, err := SaveBackup(args[1], func(w io.Writer) error { return BackupStopped(context.Background(), args[0], "v1", w, true) })
 		return err

@@ -90,7 +90,10 @@ func noRoom(dir string) bool {
 }
 
 // reserve is how much of a disk is kept for builds that are under way: a twentieth of a small one.
-func reserve(total uint64) uint64 { return min(64<<20, total/20) }
+func reserve(total uint64) uint64 { return min(reserveMost, total/20) }
+
+// reserveMost is how much that is of a large one, bytes.
+const reserveMost = 64 << 20
 
 // room knows whether the data directory takes what is written there. nil takes everything: a data base in memory.
 type room struct {

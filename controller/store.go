@@ -58,8 +58,12 @@ type ticket struct {
 func openStore(path string, log *slog.Logger) (*store, error) {
 	if path != "" {
 		sweepCopies(path)
-		if err := prepareFile(path, log); err != nil {
+		lost, err := prepareFile(path, log)
+		if err != nil {
 			return nil, err
+		}
+		if lost {
+			return openAnew(path, log)
 		}
 	}
 	return openFile(path, log)

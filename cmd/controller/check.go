@@ -48,6 +48,9 @@ func checkCommand(f *flags) *cobra.Command {
 					_, err = fmt.Fprintln(f.out, plainLine(fault))
 				}
 			}
+			if err == nil && report.DamagedLog != "" && !f.json {
+				_, err = fmt.Fprintf(f.out, "note: an earlier start found a damaged write-ahead log: what was committed behind the damage is lost; its copy is %s: remove it when it is of no more use\n", report.DamagedLog)
+			}
 			if err == nil && len(report.Faults) > 0 {
 				err = &faultsError{report}
 			}
