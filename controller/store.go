@@ -39,6 +39,9 @@ type store struct {
 	mu      sync.Mutex
 	pending []*ticket
 
+	log      string          // the write-ahead log's path, "" for a data base in memory
+	logMost  int64           // bytes from which it is written back with patience
+	nextLook time.Time       // at its size; used by the leader only
 	lead     chan struct{}   // holds one token while somebody commits
 	lastLine map[int64]int64 // per build number, the last log line; used by the leader only
 	room     *room           // is told of every commit; nil in memory
@@ -73,9 +76,13 @@ func openFile(path string, log *slog.Logger) (*store, error) {
 	memory := path == ""
 	dsn := ":memory:"
 	if !memory {
-		dsn = fileURI(path) + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=journal_size_limit(67108864)&_pragma=synchronous(FULL)&_txlock=immediate"
+		dsn = fileURI(path) + fmt.Sprintf("?_pragma=busy_timeout(%d)&_pragma=auto_vacuum(2)&_pragma=journal_mode(WAL)&_pragma=journal_size_limit(%d)&_pragma=synchronous(FULL)&_txlock=immediate",
+			lockPatience.Milliseconds(), logMost)
 	}
 	st := &store{lead: make(chan struct{}, 1), lastLine: make(map[int64]int64)}
+	if !memory {
+		st.log, st.logMost = path+"-wal", logMost
+	}
 	var err error
 	if st.write, err = sql.Open("sqlite", dsn); err != nil {
 		return nil, err
@@ -171,6 +178,7 @@ func (st *store) flush() {
 	if len(batch) == 0 {
 		return
 	}
+	defer st.boundLog(time.Now())
 	if err := st.commit(batch); err == nil || len(batch) == 1 {
 		for _, t := range batch {
 			t.end(err)

@@ -66,7 +66,7 @@ func (st *store) checkpoint(ctx context.Context) error {
 	}
 	defer func() { <-st.lead }()
 	st.flush()
-	_, err := st.write.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+	_, err := st.writeBack(ctx)
 	return err
 }
 

@@ -88,3 +88,16 @@ func (a *amount) Set(text string) error {
 	*a = amount(n * float64(size))
 	return nil
 }
+
+// inBytes is a number of bytes for people to read.
+func inBytes(n int64) string {
+	switch {
+	case n < 1e3:
+		return fmt.Sprintf("%d B", n)
+	case n < 1e6:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1e9:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}

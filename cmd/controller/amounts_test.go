@@ -46,3 +46,11 @@ func TestAmount(t *testing.T) {
 		}
 	}
 }
+
+func TestBytesForPeople(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 40_960: "41.0 kB", 11_500_000: "11.5 MB", 2_340_000_000: "2.3 GB"} {
+		if got := inBytes(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}

@@ -81,7 +81,7 @@ func vacuumCommand(f *flags) *cobra.Command {
 			if f.json {
 				return f.printJSON(done)
 			}
-			_, err = fmt.Fprintf(f.out, "%.1f MB before, %.1f MB now\n", float64(done.Before.File)/1e6, float64(done.After.File)/1e6)
+			_, err = fmt.Fprintf(f.out, "%s before, %s now\n", inBytes(done.Before.File), inBytes(done.After.File))
 			return err
 		},
 	}

@@ -57,7 +57,7 @@ func backupCommand(f *flags) *cobra.Command {
 			if file, err := os.Stat(args[0]); err == nil {
 				size = file.Size()
 			}
-			_, err = fmt.Fprintf(f.out, "%s: %.1f MB, of %s\n", args[0], float64(size)/1e6, time.UnixMilli(info.MadeAt).Format(time.DateTime))
+			_, err = fmt.Fprintf(f.out, "%s: %s, of %s\n", args[0], inBytes(size), time.UnixMilli(info.MadeAt).Format(time.DateTime))
 			return err
 		},
 	}

@@ -32,9 +32,9 @@ func TestKeepingOnTheCommandLine(t *testing.T) {
 	}
 	must(dir, "b-", "run", "--detach", "--", "true")
 	online, stopped := filepath.Join(t.TempDir(), "online"), filepath.Join(t.TempDir(), "stopped")
-	must(dir, "MB, of", "backup", online)
+	must(dir, "B, of", "backup", online)
 	refused(dir, "is there already", "backup", online)
-	must(dir, "MB now", "vacuum")
+	must(dir, "B now", "vacuum")
 	must(dir, "all is well: 0 agents, 1 builds", "check")
 	refused(dir, "another controller uses", "restore", "--force", online)
 	p.kill(t)
@@ -42,7 +42,7 @@ func TestKeepingOnTheCommandLine(t *testing.T) {
 	if err := json.Unmarshal([]byte(must(dir, "{", "backup", "--json", stopped)), &info); err != nil || !info.Files {
 		t.Errorf("backup %+v, %v", info, err)
 	}
-	must(dir, "MB now", "vacuum")
+	must(dir, "B now", "vacuum")
 	must(dir, "all is well", "check")
 	refused(dir, "is not empty", "restore", stopped)
 	must(dir, "the next build is #2", "restore", "--force", stopped)

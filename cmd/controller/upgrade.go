@@ -254,7 +254,7 @@ func (f *flags) printReleases(list []controller.Release) error {
 			files++
 			size += file.Size
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.1f MB\t%s\t%s\t%s\n", r.Version, when(r.AddedAt), files, signed, float64(size)/1e6, platforms(r), plainLine(r.Worker), plainLine(r.JDK))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", r.Version, when(r.AddedAt), files, signed, inBytes(size), platforms(r), plainLine(r.Worker), plainLine(r.JDK))
 	}
 	return w.Flush()
 }
