@@ -81,6 +81,10 @@ func (h *health) server() control.Server {
 	case h.err != nil:
 		at := h.failing
 		s.Failing, s.Error, s.Problem = &at, h.err.Error(), problem(h.err, h.dated && h.offset.Abs() > clockWrong)
+		var hinter interface{ Hint() string }
+		if errors.As(h.err, &hinter) {
+			s.Hint = hinter.Hint()
+		}
 	case h.status == wire.Deleted:
 		s.Problem = control.Deleted
 	case h.dated && h.offset.Abs() > clockWrong:

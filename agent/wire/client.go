@@ -113,7 +113,8 @@ func (c *Client) Do(ctx context.Context, call Call) (Answer, error) {
 	}
 	if err != nil {
 		if resp.StatusCode < 200 || resp.StatusCode > 299 {
-			return Answer{}, &StatusError{Op: call.Op, HTTP: resp.StatusCode, RetryAfter: retryAfter(resp.Header)}
+			// who is refused early may be hung up on in the middle of the answer
+			return Answer{}, &StatusError{Op: call.Op, HTTP: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Body: clip(string(body), 2048)}
 		}
 		return Answer{}, &BodyError{Op: call.Op, Type: resp.Header.Get("Content-Type"), Err: transportError(ctx, err)}
 	}

@@ -665,6 +665,24 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestAServerThatTurnedTLSOn says so to whoever comes without, and hangs up while it is still being told things. An answer can get lost
+// with that; of several calls one is understood.
+func TestAServerThatTurnedTLSOn(t *testing.T) {
+	s := httptest.NewUnstartedServer(says(ok))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	var err error
+	for range 20 {
+		_, err = client(t, "http://"+s.Listener.Addr().String()).Status(t.Context())
+		var refused *StatusError
+		if errors.As(err, &refused) && strings.Contains(refused.Hint(), "https://") {
+			return
+		}
+	}
+	t.Errorf("%v", err)
+}
+
 // TestOneConnection: whatever the answers, the same connection serves the next call.
 func TestOneConnection(t *testing.T) {
 	var n, connections atomic.Int64

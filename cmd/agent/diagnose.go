@@ -373,7 +373,7 @@ func (d *diagnosis) server() {
 		d.add(StateDeleted, trouble, "nothing, if that was meant; else enrol the machine again: "+f.command("enroll --again --gateway URL --token-file FILE"),
 			"NOT working: this agent was deleted in BK-CI")
 	default:
-		d.add(StateServerError, trouble, "tell whoever runs "+gateway+"; the agent goes on trying by itself", "NOT working: the server %s answers with errors%s%s", gateway, last, said)
+		d.add(StateServerError, trouble, or(s.Hint, "tell whoever runs "+gateway+"; the agent goes on trying by itself"), "NOT working: the server %s answers with errors%s%s", gateway, last, said)
 	}
 }
 

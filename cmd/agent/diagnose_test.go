@@ -129,7 +129,11 @@ func cases() map[string]diagnosed {
 		"clock a little off": {healthy(), func(f *facts) { f.agent.Server.ClockOffset = offset(0.05) }, StateRunning, 0, "working: idle", "", nil},
 		"clock, by the certificate alone": {healthy(), problem(control.Clock, "x509: not yet valid"), StateClock, 1,
 			"NOT working: the clock of this machine is wrong (it is ", "timedatectl", nil},
-		"deleted":      {healthy(), problem(control.Deleted, ""), StateDeleted, 1, "NOT working: this agent was deleted in BK-CI", "enroll --again", nil},
+		"deleted": {healthy(), problem(control.Deleted, ""), StateDeleted, 1, "NOT working: this agent was deleted in BK-CI", "enroll --again", nil},
+		"TLS wanted": {healthy(), func(f *facts) {
+			problem(control.ServerError, "HTTP 400")(f)
+			f.agent.Server.Hint = "enrol the machine again at https://"
+		}, StateServerError, 1, "NOT working: the server http://ci.example.com answers with errors", "https://", nil},
 		"server error": {healthy(), problem(control.ServerError, "HTTP 500"), StateServerError, 1, "NOT working: the server http://ci.example.com answers with errors", "tell whoever", nil},
 		"full disk": {healthy(), func(f *facts) { f.agent.Disk.Free = 3 << 20 }, StateDiskFull, 1,
 			"NOT working: the disk is full: 3 MiB free in /var/lib/devops-agent, 64 MiB needed; builds are not taken", "make room", nil},

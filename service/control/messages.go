@@ -76,6 +76,7 @@ type Server struct {
 	Failing     *time.Time `json:"failing_since,omitempty"`
 	Error       string     `json:"error,omitempty"`          // of the last try, when that failed
 	Problem     Problem    `json:"problem,omitempty"`        // what kind of error that is
+	Hint        string     `json:"hint,omitempty"`           // what to do about that very error, where it is known
 	ClockOffset *float64   `json:"clock_offset_s,omitempty"` // seconds this machine's clock is ahead of the server's
 	Waits       bool       `json:"waits"`                    // the server holds questions (Prefer: wait)
 }
