@@ -159,13 +159,21 @@ func (w *upgradeWorld) closed() bool {
 // tidy checks that nothing lies about that is not kept on purpose.
 func (w *upgradeWorld) tidy(t *testing.T) {
 	t.Helper()
+	var left []string
+	if !lab.Eventually(30*time.Second, func() bool { left = w.strays(); return len(left) == 0 }) {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// strays is what is there that no upgrade needs any more, and old programs of more than two upgrades. The agent sweeps when no upgrade is
+// on trial any more.
+func (w *upgradeWorld) strays() (found []string) {
 	for _, pattern := range []string{"*.old*", ".old-*", "*.tmp*", ".trash-*", "upgrade/.trash-*", "upgrade/*.tmp*", "upgrade/damaged-*", "upgrade/*/new", "upgrade/*/record", "upgrade/*/back-*"} {
-		if found, _ := filepath.Glob(w.home.Path(filepath.FromSlash(pattern))); len(found) > 0 {
-			t.Errorf("left behind: %v", found)
-		}
+		some, _ := filepath.Glob(w.home.Path(filepath.FromSlash(pattern)))
+		found = append(found, some...)
 	}
-	kept, _ := filepath.Glob(w.home.Path("upgrade", "*", "old"))
-	if len(kept) > 2 {
-		t.Errorf("old programs of %d upgrades are kept: %v", len(kept), kept)
+	if kept, _ := filepath.Glob(w.home.Path("upgrade", "*", "old")); len(kept) > 2 {
+		found = append(found, kept...)
 	}
+	return found
 }
