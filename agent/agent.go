@@ -35,6 +35,7 @@ const (
 	successDelay  = 8 * time.Second  // before a success is reported (protocol §1.6.8)
 	upgradePause  = time.Minute      // after an upgrade offer that could not be taken; it doubles
 	upgradeMost   = time.Hour        // the longest such pause
+	trialLag      = 5 * time.Second  // between the end of a trial on disk and its end here, at most
 	reportForgets = 24 * time.Hour   // after which a report that no server takes is given up
 )
 

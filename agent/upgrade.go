@@ -411,13 +411,27 @@ func MayReplace(mode config.UpgradeMode, o upgrader.Order, force bool) error {
 
 var errNothingNew = errors.New("everything in it is here already")
 
+// trialJustEnded reports whether a trial is over on disk, where operators see it, and not yet here.
+func (a *Agent) trialJustEnded() bool {
+	if a.changes.status().Phase != control.OnTrial {
+		return false
+	}
+	found, err := a.journal.Current()
+	return err == nil && found.State == journal.None && !a.stopping()
+}
+
 // begin runs an upgrade of the operator in the background.
 func (a *Agent) begin(do func(context.Context) (stays bool, err error)) error {
 	if a.stopping() {
 		return errEnding
 	}
-	if !a.changes.begin() {
-		return &busyError{a.changes.status().Phase}
+	for until := time.Now().Add(trialLag); !a.changes.begin(); {
+		if time.Now().After(until) || !a.trialJustEnded() {
+			return &busyError{a.changes.status().Phase}
+		}
+		if !sleep(context.Background(), 10*time.Millisecond) { // whoever ended it is about to say so
+			return errEnding
+		}
 	}
 	a.changes.enter(control.Checking, "")
 	a.change(context.Background(), func(ctx context.Context) {
