@@ -521,14 +521,14 @@ func TestASilentServerIsLeft(t *testing.T) {
 	for _, n := range []int{-1, 0, 1, 50_000} {
 		s := serve(t, hold(n, data))
 		r := request(t)
-		r.Stall = 100 * time.Millisecond
+		r.Stall = time.Second // a busy machine needs some of it for the bytes that do come
 		begin := time.Now()
 		_, err := File(t.Context(), r, s.open)
 		var stalled *StalledError
 		if !errors.As(err, &stalled) || stalled.Limit != r.Stall || stalled.Bytes != int64(max(n, 0)) || !stalled.Timeout() {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
-		if took := time.Since(begin); took < r.Stall || took > 5*time.Second {
+		if took := time.Since(begin); took < r.Stall || took > 30*time.Second {
 			t.Errorf("after %d bytes: it took %v", n, took)
 		}
 		if n < 0 {
