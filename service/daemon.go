@@ -64,6 +64,9 @@ type DaemonOptions struct {
 	// Pending reports whether an upgrade is open: then an agent that ends has a reason, and the next start is not waited for. nil
 	// for never.
 	Pending func() bool
+	// Stale reports whether an agent that somebody else started runs an older program than the package has brought since. It is
+	// asked once for each, and the agent is told to make room when it builds nothing. nil for never.
+	Stale func() bool
 	// Words returns where the next agent's standard error goes beside the log; nil, and nil returned, for nowhere. It is closed
 	// at the agent's end.
 	Words func() io.WriteCloser

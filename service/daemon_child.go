@@ -214,8 +214,9 @@ type minding struct {
 
 // answer is what came of a question.
 type answer struct {
-	op  control.Op
-	err error
+	op   control.Op
+	err  error
+	idle bool // of control.OpStatus to an agent that somebody else started: it builds nothing, and upgrades nothing
 }
 
 func (w *minding) run() error {
@@ -435,7 +436,7 @@ func (w *minding) askAfter(d time.Duration, q control.Request) {
 		}
 		err := control.Call(w.calls, w.Installation.Home, string(RoleAgent), q, nil)
 		select {
-		case w.answers <- answer{q.Op, err}:
+		case w.answers <- answer{op: q.Op, err: err}:
 		case <-w.calls.Done():
 		}
 	})

@@ -61,6 +61,7 @@ type keptAgent struct {
 	inst   *Installation
 	behave string
 	notify *Notifier
+	lock   *Lock // whose file the collector would close
 }
 
 // does reports whether a word stands in the file.
@@ -93,11 +94,13 @@ func (a *keptAgent) run() error {
 			fmt.Fprintln(os.Stderr, "devopsAgent: no luck today\nhint: come back tomorrow")
 			os.Exit(3)
 		}
-		if _, err := a.inst.Hold(context.Background(), RoleAgent); errors.Is(err, ErrRunning) {
+		lock, err := a.inst.Hold(context.Background(), RoleAgent)
+		if errors.Is(err, ErrRunning) {
 			return nil
 		} else if err != nil {
 			return err
 		}
+		a.lock = lock
 	}
 	a.tell("start %d", os.Getpid())
 	a.tell("args %s", strings.Join(os.Args[1:], " "))
@@ -180,8 +183,16 @@ func (a *keptAgent) answer(ctx context.Context, q control.Request) (any, error) 
 	case q.Op == control.OpRestart, q.Op == control.OpStop:
 		a.tell("stop")
 		time.AfterFunc(10*time.Millisecond, func() { os.Exit(0) })
+	case a.does("builds") && !a.finished():
+		return control.Status{PID: os.Getpid(), Builds: []control.Build{{}}}, nil
 	}
 	return control.Status{PID: os.Getpid()}, nil
+}
+
+// finished reports whether the test says that the builds are over.
+func (a *keptAgent) finished() bool {
+	_, err := os.Stat(a.inst.Path("finished"))
+	return err == nil
 }
 
 // keptHome is an installation with the test binary as its agent, and a daemon in this process.
@@ -529,6 +540,28 @@ func TestDaemonAdopts(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		})
+	}
+}
+
+// TestDaemonReplacesAnAgentOlderThanThePackage once its builds are over, and only once.
+func TestDaemonReplacesAnAgentOlderThanThePackage(t *testing.T) {
+	h := newKeptHome(t, "control builds")
+	cmd := h.adopted()
+	h.keep(func(d *Daemon) {
+		d.patience.lockCheck, d.patience.ask = 20*time.Millisecond, 20*time.Millisecond
+		d.Stale = func() bool { return true }
+	})
+	until(t, func() bool { return len(h.lives("asked")) >= 5 })
+	if h.lives("stop") != nil || h.daemon.Status().Child != cmd.Process.Pid {
+		t.Fatalf("an agent that builds was not left alone: %+v", h.daemon.Status())
+	}
+	if err := os.WriteFile(h.Path("finished"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitStarts(2)
+	until(t, func() bool { s := h.daemon.Status(); return s.Ready && !s.Adopted && s.Child != cmd.Process.Pid })
+	if len(h.lives("stop")) != 1 {
+		t.Errorf("%d times told to end", len(h.lives("stop")))
 	}
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -18,6 +19,10 @@ func (r *keeping) watch(ctx context.Context) error {
 	w := &watching{keeping: r, calls: calls, answers: make(chan answer, 4), answered: time.Now(), asked: time.Now()}
 	w.identify()
 	r.Log.Info("Agent runs already", "pid", w.pid())
+	if r.Stale != nil && r.Stale() {
+		w.stale, w.asked = true, time.Time{}
+		r.Log.Info("The package has other programs than the agent that runs; it makes room for them when it is idle", "pid", w.pid())
+	}
 	err := w.run(ctx)
 	cancel()
 	w.busy.Wait()
@@ -42,6 +47,7 @@ type watching struct {
 	asking   bool
 	asked    time.Time
 	answered time.Time
+	stale    bool // it is told to make room for the package's programs when it is idle
 
 	stopping int
 	lastWord time.Time
@@ -168,8 +174,7 @@ func (w *watching) obey(o order) error {
 		w.Log.Info("Agent is told to stop", "pid", w.pid(), "at_once", w.stopping > 1)
 		w.ask(control.Request{Op: control.OpStop, Now: w.stopping > 1})
 	case orderRestart:
-		w.killAt = time.Now().Add(w.patience.restart)
-		w.ask(control.Request{Op: control.OpRestart})
+		w.restart()
 	case orderReload:
 		w.ask(control.Request{Op: control.OpReload})
 	case orderWake:
@@ -177,12 +182,20 @@ func (w *watching) obey(o order) error {
 	return nil
 }
 
+func (w *watching) restart() {
+	w.killAt = time.Now().Add(w.patience.restart)
+	w.ask(control.Request{Op: control.OpRestart})
+}
+
 func (w *watching) ask(q control.Request) {
 	w.asking = true
 	w.busy.Go(func() {
-		err := control.Call(w.calls, w.Installation.Home, string(RoleAgent), q, nil)
+		var text json.RawMessage
+		err := control.Call(w.calls, w.Installation.Home, string(RoleAgent), q, &text)
+		var s control.Status // an agent of another version may tell it otherwise, and has answered all the same
+		idle := q.Op == control.OpStatus && err == nil && json.Unmarshal(text, &s) == nil && s.PID != 0 && s.Idle()
 		select {
-		case w.answers <- answer{q.Op, err}:
+		case w.answers <- answer{q.Op, err, idle}:
 		case <-w.calls.Done():
 		}
 	})
@@ -198,6 +211,11 @@ func (w *watching) take(a answer) {
 	}
 	if a.err == nil {
 		w.lastWord = now
+		if a.idle && w.stale && w.stopping == 0 {
+			w.stale = false
+			w.Log.Info("Agent is told to make room for the package's programs", "pid", w.pid())
+			w.restart()
+		}
 		return
 	}
 	switch a.op {

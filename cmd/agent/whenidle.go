@@ -75,7 +75,7 @@ func ready(s control.Status, first int, began time.Time) readiness {
 	switch {
 	case s.Phase == control.Stopping:
 		return over
-	case len(s.Builds) > 0, s.Slots.Running > 0, s.Slots.DockerRunning > 0, s.Upgrade.Phase != "":
+	case !s.Idle():
 		return busy
 	case first != 0 && s.PID != first && (last == nil || last.Kind == "vendor" || last.Ended.Before(began)):
 		return over

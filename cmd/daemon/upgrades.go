@@ -32,7 +32,7 @@ func newUpgrades(h *recovery.Home) *upgrades {
 
 // hook makes the daemon call us.
 func (u *upgrades) hook(o *service.DaemonOptions) {
-	o.Prepare, o.Before, o.Unstartable, o.Pending, o.Words = u.prepare, u.before, u.unstartable, u.Open, u.words
+	o.Prepare, o.Before, o.Unstartable, o.Pending, o.Words, o.Stale = u.prepare, u.before, u.unstartable, u.Open, u.words, u.stale
 	started := o.Started
 	o.Started = func(p *os.Process) error {
 		if err := u.Journal.Runs(p.Pid); err != nil {
@@ -70,6 +70,19 @@ func (u *upgrades) before(ctx context.Context, last service.Ending) error {
 		u.watch()
 	}
 	return err
+}
+
+// stale reports whether the package was replaced beside an agent that lives on, as when this daemon's predecessor was killed.
+func (u *upgrades) stale() bool {
+	if u.Vendor == "" || u.Open() {
+		return false
+	}
+	mode, _ := u.Inst.UpgradePolicy()
+	unseen, err := u.Journal.Unseen(u.Vendor, mode)
+	if err != nil {
+		u.Log.Warn("Whether the package has other programs is not known", "err", err)
+	}
+	return unseen && err == nil
 }
 
 // unstartable takes a new version back that cannot be executed.

@@ -49,6 +49,11 @@ type Status struct {
 	Overrides []Override `json:"overrides"`
 }
 
+// Idle reports whether an agent builds nothing, upgrades nothing and is not about to end.
+func (s Status) Idle() bool {
+	return len(s.Builds) == 0 && s.Slots.Running == 0 && s.Slots.DockerRunning == 0 && s.Upgrade.Phase == "" && s.Phase != Stopping
+}
+
 // Phase is what the agent is doing with its life.
 type Phase string
 

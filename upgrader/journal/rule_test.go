@@ -200,9 +200,15 @@ func (m *machine) start() {
 			m.t.Fatal(err)
 		}
 		if r.State == None {
+			before, berr := m.j.Unseen(m.vendor, m.mode)
+			settled := m.j.readShelf().Sum
 			begun, err := m.j.Adopt(context.Background(), m.shipped())
-			if err != nil {
+			after, aerr := m.j.Unseen(m.vendor, m.mode)
+			if err := errors.Join(berr, err, aerr); err != nil {
 				m.t.Fatal(err)
+			}
+			if fresh := m.j.readShelf().Sum != settled; after || before && !fresh || begun && fresh && !before && m.live() != never {
+				m.t.Fatalf("unseen %v before and %v after; adopted %v, from %q", before, after, begun, settled)
 			}
 			if begun {
 				if m.rand.IntN(4) == 0 {

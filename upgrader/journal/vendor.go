@@ -128,6 +128,34 @@ func (j *Journal) Adopt(ctx context.Context, v Vendor) (begun bool, err error) {
 	return begun, nil
 }
 
+// Unseen reports whether the package in dir has brought an agent that Adopt has not looked at, and that is not the one in place. In
+// ModeOff, and while home has no agent, there is none.
+func (j *Journal) Unseen(dir, mode string) (bool, error) {
+	if mode == ModeOff {
+		return false, nil
+	}
+	shipped, live := filepath.Join(dir, Place(Agent, j.goos)), j.path(Place(Agent, j.goos))
+	for _, path := range []string{shipped, live} {
+		if _, err := j.disk.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		} else if err != nil {
+			return false, fmt.Errorf("look at the package's programs: %w", err)
+		}
+	}
+	sum, err := j.disk.Sum(shipped)
+	if err != nil {
+		return false, fmt.Errorf("look at the package's programs: %w", err)
+	}
+	if sum == j.readShelf().Sum {
+		return false, nil
+	}
+	runs, err := j.disk.Sum(live)
+	if err != nil {
+		return false, fmt.Errorf("look at the agent's program: %w", err)
+	}
+	return sum != runs, nil
+}
+
 // unshelve lets a version of the package be adopted again that could not be put into place.
 func (j *Journal) unshelve(r *Record) {
 	m, ok := r.Of(Agent)
