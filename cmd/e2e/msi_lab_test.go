@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,6 +202,28 @@ func (m *msiMachine) stop() {
 	}
 	m.mustBe("STOPPED", "sc stop")
 	m.await(bootLimit, "no process of ours is left", func() bool { return len(m.pids("devops")) == 0 })
+}
+
+// TestWineMSIReplacesALeftAgent: a daemon that is killed leaves its agent running, and the package is upgraded before anybody starts the
+// daemon again. The next one finds the agent of the old version and tells it to make room.
+func TestWineMSIReplacesALeftAgent(t *testing.T) {
+	t.Parallel()
+	m := newMSI(t, "msi-left")
+	m.install("v1.1.0", "GATEWAY="+m.control.URL, `TOKEN_FILE=C:\token`)
+	m.works("v1.1.0")
+	agents := m.pids("devopsAgent")
+	for _, pid := range m.pids("devopsDaemon") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.mustBe("STOPPED", "its daemon was killed")
+	if left := m.pids("devopsAgent"); len(agents) != 1 || !slices.Equal(left, agents) {
+		t.Fatalf("agents %v, were %v: the daemon's end is not the agent's", left, agents)
+	}
+	m.install("v1.2.0")
+	m.works("v1.2.0")
+	m.mustBe("RUNNING", "an upgrade")
 }
 
 // TestWineMSI: a package is installed, enrols the machine, is upgraded, refuses to go back, and is removed; home and what the operator
